@@ -1,0 +1,80 @@
+"""Intervals, paired differences and values read off a learning-retention curve; numpy only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from textanchor.errors import DataError
+
+DRAWS_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with the ends of its confidence interval, in the unit of the values."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap_interval(
+    values: Sequence[float] | np.ndarray, *, level: float = 0.95, num_draws: int = 2000, seed: int = 0
+) -> Interval:
+    """Mean of (N,) values with its percentile bootstrap interval (Efron 1979); items are the unit of resampling.
+
+    Raises DataError where there are no values or one is not finite, because a mean of those would look like a result.
+    """
+    values_N = np.asarray(values, dtype=np.float64)
+    if values_N.ndim != 1 or values_N.size == 0:
+        raise DataError(f"an interval needs a list of at least one value, found an array of shape {values_N.shape}")
+    if not np.isfinite(values_N).all():
+        raise DataError(f"an interval needs finite values, found {values_N[~np.isfinite(values_N)][0]}")
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, found {level}")
+    rng = np.random.default_rng(seed)
+    means = [
+        values_N[rng.integers(values_N.size, size=(min(DRAWS_AT_ONCE, num_draws - start), values_N.size))].mean(axis=1)
+        for start in range(0, num_draws, DRAWS_AT_ONCE)  # in blocks, so that memory stays small for many items
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(values_N.mean()), float(low), float(high))
+
+
+def paired_difference(
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    *,
+    level: float = 0.95,
+    num_draws: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Mean of after - before over items paired by id, with its bootstrap interval; DataError where ids do not match."""
+    unmatched = sorted(before.keys() ^ after.keys())
+    if unmatched:
+        raise DataError(
+            f"{len(unmatched)} of {len(before.keys() | after.keys())} item ids are in only one of the two runs "
+            f"(first: {unmatched[0]!r}); paired scores need the same items, so evaluate both with the same suites"
+        )
+    differences = [after[item_id] - before[item_id] for item_id in before]
+    return bootstrap_interval(differences, level=level, num_draws=num_draws, seed=seed)
+
+
+def interpolate_at_level(levels: Sequence[float], values: Sequence[float], level: float) -> float | None:
+    """Value where a curve first reaches `level`, linear between its points; None if it never does.
+
+    `levels` (what was learned) and `values` (what was kept) are of the same length, in the order of training.
+    """
+    if len(levels) != len(values):
+        raise ValueError(f"a curve needs as many levels as values, found {len(levels)} and {len(values)}")
+    for i, reached in enumerate(levels):
+        if reached >= level:
+            if i == 0:
+                return float(values[0])
+            share = (level - levels[i - 1]) / (reached - levels[i - 1])
+            return float(values[i - 1] + share * (values[i] - values[i - 1]))
+    return None
