@@ -85,7 +85,7 @@ def _apply_override(mapping: dict[str, Any], override: str) -> None:
 
 
 def from_dict(cls: type[T], mapping: Mapping[str, Any], source: str = "configuration") -> T:
-    """A `cls` with exactly the keys of `mapping`; ConfigError naming source, key, what was expected and what was found."""
+    """A `cls` from exactly the keys of `mapping`; ConfigError naming source, key, what was expected and found."""
     return _build(cls, mapping, source, "")
 
 

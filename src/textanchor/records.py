@@ -61,7 +61,7 @@ class RunRecord:
         """The record that `save` wrote; DataError or ConfigError naming file and key where it is not one."""
         content = read_json(path)
         if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
-            raise DataError(f"{path}: not a run record of format version {FORMAT_VERSION}; was it written by textanchor?")
+            raise DataError(f"{path}: not a run record of format version {FORMAT_VERSION}; did textanchor write it?")
         return from_dict(cls, {k: v for k, v in content.items() if k != "format_version"}, source=str(path))
 
     def __str__(self) -> str:
