@@ -1,0 +1,37 @@
+"""Threads, seeds and folders shared by all tests."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# one thread is fastest for tiny models, and keeps sums in one order; CI raises it for the embedded model
+torch.set_num_threads(int(os.environ.get("TEXTANCHOR_TEST_THREADS", "1")))
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same random state, alone or among others."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout that the tests are in."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real photographs and benchmarks for development, which we may not ship; they lie beside the checkout."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no development data at {folder}")
+    return folder
