@@ -1,0 +1,216 @@
+"""The parts of a vision-language model: vision tower, projector with every tensor in it, language model, embedding.
+
+Every parameter belongs to exactly one part. A projector that lies inside the tower's module (Qwen-VL, GLM-4V, Ovis2) is
+projector only, so freezing the tower does not freeze it. Names are base names: see `names.py`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from textanchor.errors import ModelError
+from textanchor.files import read_json, write_json
+from textanchor.vlm.names import base_modules, base_parameters, is_within, name_of, unwrapped
+from textanchor.vlm.search import description, existing, family_of, find_language_model, find_projector, find_tower
+
+Part = Literal["vision_tower", "projector", "language_model", "other"]
+
+
+@dataclass(frozen=True)
+class VLMParts:
+    """Where the parts of `model` are, by base name, and how each was found; made by `find_parts`."""
+
+    model: nn.Module = field(repr=False, compare=False)
+    vision_tower: str
+    projector: tuple[str, ...]
+    """Modules and bare parameters of the projector, in the order of the forward pass."""
+    projector_tensors: tuple[str, ...]
+    """Every parameter of the projector."""
+    projector_input: str
+    """Module (a linear, where there is one) whose inputs are the visual features."""
+    projector_output: str
+    """Module whose outputs are the visual tokens in text space."""
+    language_model: str
+    input_embedding: str
+    output_head: str | None
+    """Linear from states to logits, tied to the embedding or not; it belongs to the language model."""
+    other_tensors: tuple[str, ...]
+    """Parameters of no part, such as an image generator's."""
+    found_by: dict[str, str]
+
+    def module(self, path: str) -> nn.Module:
+        """Module with that base name; inside PEFT the one that is trained. ModelError where there is none."""
+        modules = base_modules(self.model)
+        if path not in modules:
+            raise ModelError(f"{type(self.model).__name__} has no module {path!r}; names are those of the plain model")
+        return modules[path]
+
+    def projector_linears(self) -> dict[str, nn.Linear]:
+        """Linears of the projector in the order of the forward pass; empty where it is a bare parameter (Gemma 3)."""
+        return linears_within(base_modules(self.model), self.projector)
+
+    def last_projector_linear(self) -> tuple[str, nn.Linear]:
+        """Name and module of the linear that writes the visual tokens into text space.
+
+        ModelError where there is none, or where its outputs are not as wide as the input embedding.
+        """
+        linears = self.projector_linears()
+        name = next((name for name in reversed(linears) if is_within(name, self.projector_output)), None)
+        width = self.embedding_width()
+        if name is None or linears[name].out_features != width:
+            what = f"{name!r} is {linears[name].out_features} wide" if name else f"{self.projector_output!r} has none"
+            raise ModelError(
+                f"projector {', '.join(self.projector)}: no linear writes into text space (width {width}), {what}. "
+                "Hold this projector by a rule on its function (hold='penalty') or leave it frozen"
+            )
+        return name, linears[name]
+
+    def embedding_width(self) -> int:
+        """Width D of the states that the input embedding gives."""
+        weight = self.module(self.input_embedding).weight
+        assert isinstance(weight, nn.Parameter)
+        return weight.shape[1]
+
+    def text_linears(self) -> dict[str, nn.Linear]:
+        """Linears of the language model except the output head, by full base name, in order of registration.
+
+        Of a linear that LoRA wraps the base layer is given. Experts stored as bare parameters are no linears.
+        """
+        linears = linears_within(base_modules(self.model), (self.language_model,))
+        return {
+            name: linear
+            for name, linear in linears.items()
+            if name != self.output_head and not is_within(name, self.projector)
+        }
+
+    def parameters_of(self, part: Part) -> dict[str, nn.Parameter]:
+        """Base name to parameter of one part, adapter weights included; the parts are disjoint and cover the model."""
+        return {name: p for name, p in base_parameters(self.model).items() if self.part_of(name) == part}
+
+    def part_of(self, name: str) -> Part:
+        """The part to which the parameter or module with that base name belongs."""
+        if is_within(name, self.projector):
+            return "projector"
+        if is_within(name, self.vision_tower):
+            return "vision_tower"
+        text = (self.language_model, self.input_embedding, self.output_head)
+        return "language_model" if is_within(name, (path for path in text if path is not None)) else "other"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the model, as plain values for JSON."""
+        shallow = {name: value for name, value in vars(self).items() if name != "model"}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in shallow.items()}
+
+    @classmethod
+    def from_dict(cls, model: nn.Module, values: dict[str, Any]) -> "VLMParts":
+        """Parts of `model` as stored by `to_dict`; ModelError where a tensor of the projector is not in the model."""
+        tuples: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        parts = cls(model=model, **tuples)
+        missing = set(parts.projector_tensors) - set(parts.parameters_of("projector"))
+        if missing:
+            raise ModelError(
+                f"these parts belong to another model: {type(model).__name__} has no {', '.join(sorted(missing))}; "
+                "run find_parts on it again"
+            )
+        return parts
+
+    def save(self, path: Path | str) -> None:
+        """Write the paths, not the model, as JSON."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: Path | str, model: nn.Module) -> "VLMParts":
+        """Read what `save` wrote, for `model`."""
+        return cls.from_dict(model, read_json(path))
+
+    def __str__(self) -> str:
+        from textanchor.vlm.parts_table import parts_table
+
+        return parts_table(self)
+
+
+def find_parts(
+    model: nn.Module,
+    *,
+    vision_tower: str | None = None,
+    projector: str | Sequence[str] | None = None,
+    language_model: str | None = None,
+) -> VLMParts:
+    """Parts of a Transformers vision-language model, plain or wrapped by PEFT.
+
+    Tower and language model: what the user names (base names of modules or parameters), else Transformers' lookups.
+    Projector: what the user names, else the table in `families.py`, else the only module outside the other parts.
+    ModelError names the way out where a part is missing or not plain to see.
+    """
+    tower, tower_how = find_tower(model, vision_tower)
+    text, text_how = find_language_model(model, language_model, tower)
+    embedding = _embedding(model, "get_input_embeddings")
+    head = _embedding(model, "get_output_embeddings")
+    if embedding is None:
+        raise ModelError(f"{description(model)}: get_input_embeddings() gives no module of the model")
+    known = [tower, text, embedding] + ([head] if head is not None else [])
+    paths, projector_how = find_projector(model, projector, known)
+    entry, output = _ends(model, paths)
+    parts = VLMParts(
+        model=model,
+        vision_tower=tower,
+        projector=tuple(paths),
+        projector_tensors=tuple(name for name in base_parameters(model) if is_within(name, paths)),
+        projector_input=entry,
+        projector_output=output,
+        language_model=text,
+        input_embedding=embedding,
+        output_head=head,
+        other_tensors=(),
+        found_by={
+            "vision_tower": tower_how,
+            "projector": projector_how,
+            "language_model": text_how,
+            "input_embedding": "get_input_embeddings()",
+            "output_head": "get_output_embeddings()",
+        },
+    )
+    empty = [part for part in ("vision_tower", "projector", "language_model") if not parts.parameters_of(part)]
+    if empty:
+        raise ModelError(
+            f"{description(model)}: {' and '.join(empty)} would have no parameters of its own with "
+            f"vision_tower={tower!r}, projector={paths}, language_model={text!r}; name paths that do not overlap"
+        )
+    return replace(parts, other_tensors=tuple(parts.parameters_of("other")))
+
+
+def _embedding(model: nn.Module, method: str) -> str | None:
+    found = getattr(unwrapped(model), method, lambda: None)()
+    return name_of(model, found) if isinstance(found, nn.Module) else None
+
+
+def _ends(model: nn.Module, paths: Sequence[str]) -> tuple[str, str]:
+    """Module whose inputs are the visual features, and module whose outputs are the visual tokens."""
+    modules, (family, _) = base_modules(model), family_of(model)
+    inner = [path for path in paths if path in modules]
+    output = inner[-1] if inner else paths[-1].rpartition(".")[0]
+    entry = next(iter(linears_within(modules, paths)), output)
+    if family is not None:  # the table's word counts only where it speaks of the projector that was found
+        named = (existing(model, path) if path else None for path in (family.projector_input, family.projector_output))
+        given_entry, given_output = (path if path and is_within(path, paths) else None for path in named)
+        entry, output = given_entry or entry, given_output or output
+    return entry, output
+
+
+def linears_within(modules: dict[str, nn.Module], paths: Iterable[str]) -> dict[str, nn.Linear]:
+    """The `nn.Linear` modules at or below each path, path by path.
+
+    Those inside `nn.MultiheadAttention` are left out: torch reads their weights without calling them.
+    """
+    attentions = tuple(name for name, module in modules.items() if isinstance(module, nn.MultiheadAttention))
+    return {
+        name: module
+        for path in paths
+        for name, module in modules.items()
+        if isinstance(module, nn.Linear) and is_within(name, path) and not is_within(name, attentions)
+    }
