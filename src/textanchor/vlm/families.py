@@ -28,8 +28,8 @@ _CONNECTOR = Family(projector=("model.connector",))
 _ALIGNER = Family(projector=("model.aligner",))
 _MERGER = Family(projector=("model.visual.merger",))
 _DEEPSTACK = Family(
-    projector=("model.visual.merger", "model.visual.deepstack_merger_list"),
-    projector_output="model.visual.merger",
+    projector=("model.visual.deepstack_merger_list", "model.visual.merger"),  # two ways into the language model
+    projector_input="model.visual.merger.linear_fc1",
 )
 _Q_FORMER = Family(
     projector=("query_tokens", "qformer", "language_projection"),
