@@ -1,7 +1,7 @@
 """Stream the states at the ends of modules while a model runs, as (N, D) matrices, without keeping any.
 
-One call of `run` is one batch: `capture_inputs(model, names, lambda: model(**batch), consume, token_mask=mask)`. Linears
-that receive the same tensor (query, key and value; gate and up) are captured once. Hooks are removed whatever happens.
+One call of `run` is one batch: `capture_inputs(model, names, lambda: model(**batch), consume, token_mask=mask)`.
+Linears that receive the same tensor (query, key and value; gate and up) are captured once. Hooks are always removed.
 
 Shape legend: B batch, L tokens, N states (all tokens that the mask selects), D width of a state.
 """
@@ -109,7 +109,7 @@ def visual_token_ids(model: nn.Module) -> tuple[int, ...]:
     """Ids of the placeholders that image (and video) features replace, from the configuration; ModelError if none."""
     config = getattr(unwrapped(model), "config", None)
     names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
-    ids = {getattr(config, name, None) for name in names} - {None}
+    ids = {token_id for name in names if (token_id := getattr(config, name, None)) is not None}
     if not ids:
         raise ModelError(
             f"{type(model).__name__}: its configuration has none of {', '.join(names)}, so image tokens cannot be told "
