@@ -1,0 +1,5 @@
+"""`python -m textanchor.cli`."""
+
+from textanchor.cli.main import main
+
+main()

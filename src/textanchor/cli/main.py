@@ -1,0 +1,84 @@
+"""The `textanchor` command: the list of verbs, and what becomes of errors."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from textanchor import __version__
+from textanchor.cli import adapt, demo, evaluate, fetch, parts, report
+from textanchor.errors import TextanchorError
+
+EXIT_MISTAKE = 2
+"""A mistake that the user can mend."""
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
+VERBS: dict[str, Callable[..., None]] = {
+    "demo": demo.run,
+    "parts": parts.run,
+    "adapt": adapt.run,
+    "evaluate": evaluate.run,
+    "report": report.run,
+    "fetch": fetch.run,
+}
+
+
+class _Verbs(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TextanchorError as error:
+            if ctx.params["debug"]:
+                raise
+            _say(f"[bold red]error:[/] {_escaped(error)}")
+            raise typer.Exit(EXIT_MISTAKE) from error
+        except KeyboardInterrupt as error:
+            if ctx.params["debug"]:
+                raise
+            _say("interrupted")
+            raise typer.Exit(EXIT_INTERRUPTED) from error
+
+
+def _escaped(error: TextanchorError) -> str:
+    from rich.markup import escape
+
+    return escape(" ".join(str(error).split()))  # one paragraph
+
+
+def _say(text: str) -> None:
+    Console(stderr=True, highlight=False).print(text, soft_wrap=True)  # unwrapped: paths stay whole in pipes and logs
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Fine-tune a vision-language model on your task and keep what it already had.",
+)
+for _name, _run in VERBS.items():
+    app.command(_name)(_run)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"textanchor {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of all verbs; `_Verbs.invoke` reads debug."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
