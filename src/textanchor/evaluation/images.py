@@ -1,0 +1,135 @@
+"""Images as projected tokens: each passes the tower once, and an unchanged tower is not asked twice.
+
+Shape legend: N tokens of one image, D text width.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from textanchor.data.items import ImageSource, open_image
+from textanchor.errors import ModelError
+from textanchor.evaluation.prompting import tokenizer_of
+from textanchor.evaluation.token_tree import ImageToken, Token
+from textanchor.vlm.names import unwrapped
+from textanchor.vlm.parts import VLMParts, find_parts
+
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+
+
+@dataclass(frozen=True)
+class ProjectedImage:
+    """The tokens that stand in a prompt for one image, and the (N, D) states of those that show it."""
+
+    tokens: tuple[Token, ...]
+    states_ND: Tensor
+
+
+@dataclass(frozen=True)
+class _TowerOutput:
+    placeholder_ids: tuple[int, ...]
+    projector_input: Tensor
+
+
+class TowerCache:
+    """What the projector is given for each image, for as long as tower and image processor stay the same.
+
+    Give one cache to all evaluations of a run that trains projector and language model only. Memory: tokens of the tower
+    times its width for each image (113 kB with the embedded model). It notices by itself when the tower has changed.
+    """
+
+    def __init__(self) -> None:
+        self._source = ""
+        self._outputs: dict[str, _TowerOutput] = {}
+
+    def __len__(self) -> int:
+        return len(self._outputs)
+
+    def outputs_of(self, source: str) -> dict[str, _TowerOutput]:
+        """Outputs by image hash; empty where the last evaluation's tower, named by its hash, was another one."""
+        if source != self._source:
+            self._source, self._outputs = source, {}
+        return self._outputs
+
+
+class ImageProjector:
+    """Projects images of one model whose visual tokens are exactly what its projector returns."""
+
+    def __init__(self, model: nn.Module, processor: Any, cache: TowerCache | None):
+        self.model, self.processor = unwrapped(model), processor
+        parts = find_parts(model)
+        self.projector = parts.module(parts.projector[0])
+        self.outputs = {} if cache is None else cache.outputs_of(_tower_hash(parts, processor))
+
+    def project(self, images: Mapping[str, ImageSource]) -> dict[str, ProjectedImage]:
+        """Projected tokens of each image, by the hash it is given under; the projector is always run anew."""
+        return {name: self._projected(name, source) for name, source in images.items()}
+
+    def _projected(self, name: str, source: ImageSource) -> ProjectedImage:
+        if name not in self.outputs:
+            self.outputs[name] = self._through_tower(source)
+        output = self.outputs[name]
+        states = self.projector(output.projector_input)
+        indices = iter(range(len(output.placeholder_ids)))
+        tokens = tuple(
+            ImageToken(name, next(indices)) if token == self.model.config.image_token_id else token
+            for token in output.placeholder_ids
+        )
+        return ProjectedImage(tokens, states.reshape(-1, states.shape[-1]))
+
+    def _through_tower(self, source: ImageSource) -> _TowerOutput:
+        inputs = self.processor(
+            text=[self.processor.image_token],
+            images=[[open_image(source)]],
+            add_special_tokens=False,
+            return_tensors="pt",
+        )
+        visual = {k: v.to(self.model.device) for k, v in inputs.items() if k not in TEXT_INPUTS}
+        seen: list[Tensor] = []
+        hook = self.projector.register_forward_pre_hook(lambda module, args: seen.extend(args))
+        try:
+            features = self.model.get_image_features(**visual, return_dict=True).pooler_output
+        finally:
+            hook.remove()
+        ids = tuple(inputs["input_ids"][0].tolist())
+        self._check(seen, torch.cat([f.reshape(-1, f.shape[-1]) for f in features]), ids)
+        return _TowerOutput(ids, seen[0])
+
+    def _check(self, seen: list[Tensor], features_ND: Tensor, ids: tuple[int, ...]) -> None:
+        """The cache holds what goes into the projector, so nothing may happen to its output afterwards."""
+        sound = len(seen) == 1 and ids.count(self.model.config.image_token_id) == len(features_ND)
+        if sound:
+            again = self.projector(seen[0])
+            sound = torch.equal(again.reshape(-1, again.shape[-1]), features_ND)
+        if not sound:
+            raise ModelError(
+                f"{type(self.model).__name__} does more with an image than its projector does, so questions cannot share "
+                "its tokens; evaluate with sharing='off'"
+            )
+
+
+def expanded(ids: Iterable[int], image: ProjectedImage | None, processor: Any) -> list[Token]:
+    """Token ids with the tokens of the image in the place of its one placeholder."""
+    if image is None:
+        return list(ids)
+    placeholder = tokenizer_of(processor).convert_tokens_to_ids(processor.image_token)
+    return [token for i in ids for token in (image.tokens if i == placeholder else (i,))]
+
+
+def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _tower_hash(parts: VLMParts, processor: Any) -> str:
+    tower = parts.module(parts.vision_tower)
+    weights = tensors_hash([*parts.parameters_of("vision_tower").items(), *tower.named_buffers()])
+    return f"{weights} {processor.image_processor.to_json_string()}"

@@ -1,0 +1,77 @@
+"""Free answers to yes-or-no questions: read strictly and leniently, and the POPE metrics of what was read.
+
+lmms-eval counts the ground truth's yes-ratio and scores "Yes." as wrong; here every number is of the predictions.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_STRICT = re.compile(r"\W*(yes|no)\W*", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!?\n]+(?:\s|$)")
+_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
+_YES = {"yes", "yeah", "yep"}
+_NO = {"no", "nope"}
+_NEGATIONS = {"not", "no", "none", "never", "cannot", "neither", "nothing"}
+_AFFIRMATIONS = re.compile(r"\b(there (?:is|are)|there's|it (?:is|does)|i (?:can )?see|correct|indeed)\b")
+
+
+def parse_yes_no_strictly(answer: str) -> bool | None:
+    """True for yes, False for no, where the answer is that one word in any case and punctuation; otherwise None."""
+    match = _STRICT.fullmatch(answer)
+    return match[1].lower() == "yes" if match else None
+
+
+def parse_yes_no(answer: str) -> bool | None:
+    """True for yes, False for no, None where the first sentence of the answer says neither.
+
+    The first word decides if it is yes or no; then a negation anywhere in the sentence means no ("there isn't any"), and
+    a statement that something is there means yes.
+    """
+    sentence = _SENTENCE_END.split(answer.strip().replace("\u2019", "'").lower(), maxsplit=1)[0]
+    words = _WORD.findall(sentence)
+    if not words:
+        return None
+    if words[0] in _YES | _NO:
+        return words[0] in _YES
+    if any(word in _NEGATIONS or word.endswith("n't") for word in words):
+        return False
+    if _YES & set(words) or _AFFIRMATIONS.search(sentence):
+        return True
+    return None
+
+
+@dataclass(frozen=True)
+class PopeMetrics:
+    """Shares of all questions; precision is None where nothing was predicted to be there."""
+
+    accuracy: float
+    precision: float | None
+    recall: float
+    f1: float
+    yes_ratio: float
+    """Share of the predictions, not of the gold answers, that are yes."""
+    unparsed: float
+    num_items: int
+
+
+def pope_metrics(predicted: Sequence[bool | None], gold: Sequence[bool]) -> PopeMetrics:
+    """Metrics of (N,) predictions, None where the answer could not be read: that is wrong, and it is not a yes.
+
+    Source: POPE, arXiv 2305.10355, section 5; "yes" is the positive class. Raises ValueError where there is no gold yes.
+    """
+    pairs = list(zip(predicted, gold, strict=True))
+    num_yes = sum(gold)
+    if num_yes == 0:
+        raise ValueError("POPE needs at least one question whose gold answer is yes, because recall is of those")
+    said_yes = sum(p is True for p in predicted)
+    hits = sum(p is True and g for p, g in pairs)
+    return PopeMetrics(
+        accuracy=sum(p is g for p, g in pairs) / len(pairs),
+        precision=hits / said_yes if said_yes else None,
+        recall=hits / num_yes,
+        f1=2 * hits / (said_yes + num_yes),
+        yes_ratio=said_yes / len(pairs),
+        unparsed=sum(p is None for p in predicted) / len(pairs),
+        num_items=len(pairs),
+    )
