@@ -1,0 +1,184 @@
+"""Load a vision-language model and its processor: ours, a folder, or a hub id; safetensors only, no remote code."""
+
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from safetensors import SafetensorError
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+import textanchor.vlm.efficientnet_tower  # noqa: F401  registers the tower, which a saved embedded model names
+from textanchor.errors import ModelError
+from textanchor.files import read_json
+
+EMBEDDED = "embedded"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_TIMEOUT_SECONDS = 3.0
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+MAX_NAMES = 4
+
+
+def load_vlm(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, Any]:
+    """Model in eval mode and its processor: `"embedded"`, a folder that `save_pretrained` wrote, or a hub id.
+
+    Only safetensors are read and remote code is never run. ModelError, with the way out, where there is no such folder,
+    the hub is out of reach (found out in seconds, without retries), weights are pickled, damaged or incomplete, or the
+    model takes no images.
+    """
+    name = str(name_or_path)
+    if name == EMBEDDED:
+        from textanchor.vlm.embedded import load_embedded
+
+        model, processor = load_embedded()
+        return model.to(dtype), processor  # pyright: ignore[reportArgumentType]
+    local_only = _check_folder(Path(name)) if Path(name).exists() else _check_hub(name)
+    config = _load_config(name, local_only)
+    return _load_model(name, config, dtype, local_only), _load_processor(name, local_only)
+
+
+def _check_folder(folder: Path) -> bool:
+    """Whether only local files may be read (always); ModelError where the folder holds no model with safetensors."""
+    if not folder.is_dir():
+        raise ModelError(
+            f"{folder}: expected a folder with config.json and *.safetensors, found a file; give its folder"
+        )
+    if not (folder / "config.json").is_file():
+        is_adapter = (folder / "adapter_config.json").is_file()
+        hint = "it holds a PEFT adapter: merge it into its base model and save that" if is_adapter else "check the path"
+        raise ModelError(
+            f"{folder}: no config.json, so this is no folder that save_pretrained wrote for a model; {hint}"
+        )
+    read_json(folder / "config.json")
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
+        found = f"only pickled weights ({', '.join(pickled[:MAX_NAMES])}), which can run code" if pickled else "none"
+        raise ModelError(
+            f"{folder}: expected weights as *.safetensors, found {found}; convert them where you trust them, with "
+            "from_pretrained and save_pretrained"
+        )
+    _check_shards(folder)
+    return True
+
+
+def _check_shards(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        missing = [shard for shard in shards if not (folder / shard).is_file()]
+        if missing:
+            raise ModelError(
+                f"{index}: {len(missing)} of {len(shards)} files that it names are missing "
+                f"({', '.join(missing[:MAX_NAMES])}); copy or download the folder again"
+            )
+
+
+def _check_hub(name: str) -> bool:
+    """Whether only cached files may be read, as the hub is out of reach; ModelError where that leaves nothing."""
+    if not HUB_ID.fullmatch(name):
+        known = f"{EMBEDDED!r}, a saved model's folder, or a hub id such as owner/name"
+        raise ModelError(f"{name}: no such folder; give {known}")
+    if _hub_answers():
+        return False
+    if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+        raise ModelError(
+            f"{name}: there is no such folder here, and as a hub id it is neither in the cache "
+            f"({constants.HF_HUB_CACHE}) nor can it be downloaded: {constants.ENDPOINT} does not answer. Check the path "
+            f"or the network, copy the model here and give its folder, or use {EMBEDDED!r}"
+        )
+    return True
+
+
+def _hub_answers() -> bool:
+    # Transformers retries for 23 seconds before it gives up; one short question is enough
+    if constants.HF_HUB_OFFLINE:
+        return False
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=HUB_TIMEOUT_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True  # an answer, if not a friendly one
+    except OSError:
+        return False
+    return True
+
+
+def _load_config(name: str, local_only: bool) -> PreTrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(name, local_files_only=local_only, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        _refuse(
+            name, "its configuration cannot be used", error, "this version of Transformers must know the model type"
+        )
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise ModelError(
+            f"{name}: model type {config.model_type!r} is no vision-language model (Transformers has no class of "
+            f"it that takes images and gives text); give one such as LLaVA or Qwen-VL, or {EMBEDDED!r}"
+        )
+    return config
+
+
+def _load_model(name: str, config: PreTrainedConfig, dtype: torch.dtype, local_only: bool) -> PreTrainedModel:
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            name,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=local_only,
+            ignore_mismatched_sizes=True,  # reported below, where Transformers would name no tensor
+            output_loading_info=True,
+        )
+    except SafetensorError as error:
+        _refuse(name, "a *.safetensors file is damaged", error, "copy or download it again")
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        _refuse(name, "its weights cannot be loaded", error, "weights are read from *.safetensors only")
+    model, info = loaded
+    _check_complete(name, info)
+    return model
+
+
+def _check_complete(name: str, info: dict[str, Any]) -> None:
+    # Transformers fills what is missing or of another shape with random numbers and goes on
+    missing = sorted(info["missing_keys"])
+    other_shape = sorted(str(entry[0]) for entry in info["mismatched_keys"])
+    for tensors, what in (
+        (missing, "are missing from the weights"),
+        (other_shape, "have another shape in the weights"),
+    ):
+        if tensors:
+            some = ", ".join(tensors[:MAX_NAMES]) + (", ..." if len(tensors) > MAX_NAMES else "")
+            raise ModelError(
+                f"{name}: {len(tensors)} tensors of the model {what} ({some}); the checkpoint is incomplete or belongs "
+                "to another config.json; copy or download it again"
+            )
+
+
+def _load_processor(name: str, local_only: bool) -> Any:
+    try:
+        processor = AutoProcessor.from_pretrained(name, local_files_only=local_only, trust_remote_code=False)
+    except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
+        way_out = "save one beside the model with processor.save_pretrained; some families need torchvision"
+        _refuse(name, "its processor cannot be made", error, way_out)
+    if not hasattr(processor, "image_processor"):
+        raise ModelError(
+            f"{name}: found only a {type(processor).__name__}, which cannot read images; save the model's "
+            "whole processor beside it with processor.save_pretrained"
+        )
+    return processor
+
+
+def _refuse(name: str, what: str, error: Exception, way_out: str) -> NoReturn:
+    reason = " ".join(str(error).split())[:300]
+    raise ModelError(f"{name}: {what}; {way_out}. Transformers says: {type(error).__name__}: {reason}") from error
