@@ -93,8 +93,8 @@ def _check_hub(name: str) -> bool:
     if not isinstance(try_to_load_from_cache(name, "config.json"), str):
         raise ModelError(
             f"{name}: there is no such folder here, and as a hub id it is neither in the cache "
-            f"({constants.HF_HUB_CACHE}) nor can it be downloaded: {constants.ENDPOINT} does not answer. Check the path "
-            f"or the network, copy the model here and give its folder, or use {EMBEDDED!r}"
+            f"({constants.HF_HUB_CACHE}) nor can it be downloaded: {constants.ENDPOINT} does not answer. Check path "
+            f"and network, copy the model here and give its folder, or use {EMBEDDED!r}"
         )
     return True
 
