@@ -1,0 +1,1 @@
+"""Items, conversations and the data that textanchor may ship or draw itself."""

@@ -1,0 +1,70 @@
+"""The records that training and evaluation exchange: one question, one conversation, one image."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from textanchor.errors import DataError
+
+ImageSource = Path | Image.Image
+
+MAX_IMAGE_PIXELS = 50_000_000
+"""Largest width x height that is decoded; a crafted file could otherwise fill the memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One question about at most one image, with its gold answer and, for closed tasks, all candidate answers."""
+
+    id: str
+    task: str
+    question: str
+    answer: str
+    choices: tuple[str, ...] = ()
+    image: ImageSource | None = None
+    image_id: str | None = None
+    """Items with the same `image_id` show the same image, so that its features are computed once."""
+    objects: tuple[str, ...] = ()
+    """Names of everything that is in the image, where that is known exactly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One question and its answer."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """Several turns about the same images; `<image>` in a question marks the place of one, else images come first."""
+
+    id: str
+    turns: tuple[Turn, ...]
+    images: tuple[ImageSource, ...] = ()
+    system: str | None = None
+
+
+def open_image(source: ImageSource, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+    """Decoded RGB image; raises DataError where it is missing, not an image, damaged or larger than `max_pixels`."""
+    if isinstance(source, Image.Image):
+        return source if source.mode == "RGB" else source.convert("RGB")
+    if not source.is_file():
+        raise DataError(f"{source}: no such image; check the image folder and the file name in the data file")
+    try:
+        with warnings.catch_warnings():
+            # PIL only warns about a decompression bomb; the bound below is ours and is an error
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(source) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise DataError(
+                        f"{source}: the image has {width} x {height} pixels, more than the bound of {max_pixels}; "
+                        "scale it down or leave it out"
+                    )
+                return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{source}: cannot be read as an image ({error}); replace the file or leave it out") from error
