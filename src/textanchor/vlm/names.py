@@ -70,7 +70,8 @@ def _wrapped(module: nn.Module) -> nn.Module | None:
     children = module._modules
     copies = children.get("modules_to_save")
     if isinstance(copies, nn.ModuleDict):
-        active = [name for name in getattr(module, "active_adapters", ()) if name in copies]
+        is_off = getattr(module, "disable_adapters", False)
+        active = [name for name in getattr(module, "active_adapters", ()) if name in copies and not is_off]
         return copies[active[0]] if active else children["original_module"]
     inner = children.get("base_layer")
     return children.get("token_adapter") if inner is None else inner
