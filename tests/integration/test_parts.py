@@ -92,6 +92,13 @@ def test_paths_shapes_and_every_tensor_of_the_projector(name):
     assert set(parts.projector_tensors) == of_linears | further
 
 
+@pytest.mark.parametrize("name", ["blip_2", "instructblip"])
+def test_language_model_is_the_whole_one_also_where_the_lookup_gives_its_decoder(name):
+    parts = find_parts(tiny_vlm(name))
+    assert (parts.language_model, parts.output_head) == ("language_model", "language_model.lm_head")
+    assert parts.input_embedding == "language_model.model.decoder.embed_tokens"
+
+
 @families
 def test_every_parameter_belongs_to_exactly_one_part_and_the_rest_is_listed(name):
     model = tiny_vlm(name)

@@ -74,9 +74,9 @@ def test_a_new_tensor_at_an_old_address_is_not_shared():
 
 
 def test_the_mask_selects_tokens_in_order():
-    mask_BL = torch.tensor([[True, False], [False, True]])
+    mask_BL = torch.tensor([[True, True], [False, True]])
     _, seen = run_capture(["query"], mask_BL)
-    torch.testing.assert_close(seen[0][1], torch.tensor([[0.0, 1, 2], [9, 10, 11]]))
+    torch.testing.assert_close(seen[0][1], torch.tensor([[0.0, 1, 2], [3, 4, 5], [9, 10, 11]]))
 
 
 def test_a_mask_that_does_not_fit_is_an_error():

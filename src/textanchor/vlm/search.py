@@ -52,7 +52,7 @@ def find_tower(model: nn.Module, chosen: str | None) -> tuple[str, str]:
     if found is None:
         raise ModelError(
             f"{description(model)}: no vision tower found (get_encoder(modality='image') finds none). If this is a "
-            "vision-language model, name it: find_parts(model, vision_tower='path.of.the.module')"
+            "vision-language model, name it: find_parts(model, vision_tower='path.of.the.module'), or --vision-tower"
         )
     return found, "get_encoder(modality='image')"
 
@@ -70,7 +70,7 @@ def find_language_model(model: nn.Module, chosen: str | None, tower: str) -> tup
         what = "finds none" if found is None else f"gives {found!r}, which also holds the vision tower {tower!r}"
         raise ModelError(
             f"{description(model)}: no language model found ({how} {what}). Name it: "
-            "find_parts(model, language_model='path.of.the.module')"
+            "find_parts(model, language_model='path.of.the.module'), or --language-model"
         )
     return found, how
 
@@ -113,7 +113,7 @@ def _refuse(model: nn.Module, candidates: list[str], known: Sequence[str]) -> tu
     raise ModelError(
         f"{description(model)}: this family is not in the table, and the projector is not plain to see: {what}. "
         f"Name its modules and bare parameters in the order of the forward pass, such as "
-        f"find_parts(model, projector={example})"
+        f"find_parts(model, projector={example}), or --projector for each"
     )
 
 
