@@ -1,0 +1,60 @@
+"""From report.json to report.html: check, render the pages that have data, inline everything, write atomically."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from textanchor.files import atomic_file, read_json
+from textanchor.report.page import Page
+from textanchor.report.pages import PAGES
+from textanchor.report.schema import Report, check_report, has_data
+from textanchor.report.templating import render_template, style_sheet
+
+SCRIPT_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+"""Legal JSON escapes, so that no string of the data can end the script element it is embedded in."""
+
+
+def build_report(report_json: Path | dict[str, Any], out: Path) -> Path:
+    """Write the report as one HTML file that loads nothing else, and return its path.
+
+    `report_json` is the file or its content; `out` is replaced in one move, and untouched if anything fails.
+
+    Raises:
+        DataError: the file is not JSON, or keys are missing, of the wrong kind or at odds with each other.
+    """
+    if isinstance(report_json, dict):
+        html = render_report(report_json)
+    else:
+        html = render_report(read_json(report_json), source=str(report_json))
+    with atomic_file(out) as temporary:
+        temporary.write_text(html, encoding="utf-8", newline="\n")
+    return out
+
+
+def render_report(report: Any, *, source: str = "the report's data", pages: Sequence[Page] = PAGES) -> str:
+    """The HTML of the report; the same data gives the same bytes.
+
+    Raises:
+        DataError: names `source` and each key that is missing, of the wrong kind or at odds with another.
+    """
+    checked = check_report(report, source=source)
+    shown = [page for page in pages if any(has_data(checked, path) for path in page.needs)]
+    left_out = [page for page in pages if page not in shown]
+    return render_template(
+        "base.html",
+        report=checked,
+        style=style_sheet(),
+        pages=[(page, page.render(checked)) for page in shown],
+        left_out=left_out,
+        data=_embedded(checked),
+    )
+
+
+def _embedded(report: Report) -> Markup:
+    """The data for a script element; images are left out, as the page holds them already."""
+    samples = [{k: v for k, v in sample.items() if k != "image_png_base64"} for sample in report.get("samples", [])]
+    data = report | ({"samples": samples} if samples else {})
+    return Markup(json.dumps(data, ensure_ascii=False, allow_nan=False).translate(SCRIPT_ESCAPES))

@@ -1,0 +1,1 @@
+"""Charts as inline SVG: text stays text, colors follow the page, the same numbers give the same bytes."""

@@ -1,0 +1,25 @@
+"""Marker shapes, so that methods differ in print and for color-blind readers too."""
+
+from markupsafe import Markup
+
+SHAPES = {
+    "ring": '<circle class="ring" r="4.5"/>',
+    "disc": '<circle class="mark" r="5"/>',
+    "square": '<rect class="mark" x="-4.5" y="-4.5" width="9" height="9"/>',
+    "diamond": '<path class="mark" d="M0 -6L6 0L0 6L-6 0Z"/>',
+    "triangle": '<path class="mark" d="M0 -5.5L5.5 4.5L-5.5 4.5Z"/>',
+    "cross": '<path class="stroke" d="M-4.5 -4.5L4.5 4.5M-4.5 4.5L4.5 -4.5"/>',
+}
+
+
+def marker(shape: str, x: float | str, y: float | str, note: str = "") -> Markup:
+    """A marker centred at (x, y), pixels or per cent of the SVG; `note` is its tooltip."""
+    title = Markup("<title>{}</title>").format(note) if note else ""
+    return Markup('<svg x="{}" y="{}" overflow="visible"><g>{}{}</g></svg>').format(x, y, Markup(SHAPES[shape]), title)
+
+
+def legend_marker(shape: str) -> Markup:
+    """The marker alone as a 16 pixel wide icon for legends and table heads."""
+    return Markup('<svg class="icon" viewBox="-8 -8 16 16" width="16" height="16" aria-hidden="true">{}</svg>').format(
+        Markup(SHAPES[shape])
+    )
