@@ -12,7 +12,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-OUT ?= outputs/demo
+OUT ?= outputs/demo-$(shell date +%Y%m%d-%H%M%S)
 TORCH_INDEX ?=
 
 BIN := $(VENV)/bin

@@ -1,16 +1,18 @@
 """What a user sees: the verbs, and one paragraph with exit code 2 for every mistake that can be mended."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from textanchor import __version__
-from textanchor.cli import main
+from textanchor.cli import demo, main
+from textanchor.demo.config import DemoConfig, NewTask
 from textanchor.errors import DataError
 
 CONFIG: dict[str, Any] = {
@@ -46,6 +48,12 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_command_line_grows_only_on_purpose() -> None:
     assert list(main.VERBS) == ["demo", "parts", "adapt", "evaluate", "report", "fetch"]
+
+
+def test_the_demo_verb_offers_what_the_demo_has() -> None:
+    task = inspect.signature(demo.run).parameters["task"].default  # written twice, to keep --help light
+    assert {task.value for task in demo.NewTask} == set(get_args(NewTask))
+    assert task == DemoConfig().task
 
 
 @pytest.mark.parametrize("verb", main.VERBS)

@@ -16,7 +16,7 @@ class NewTask(StrEnum):
 
 def run(
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("textanchor-demo"),
-    task: Annotated[NewTask, typer.Option(help="What the model is to learn.")] = NewTask.words,
+    task: Annotated[NewTask, typer.Option(help="What the model is to learn.")] = NewTask.digits,
     seed: Annotated[int, typer.Option(help="Seed of data, order and initialisation.")] = 0,
 ) -> None:
     """Teach the embedded model a new task, plainly and with its text anchor held, and report what each one kept."""
