@@ -82,6 +82,19 @@ def environment() -> dict[str, Any]:
     return {"commit": source_commit(), "versions": _versions(), "hardware": _hardware()}
 
 
+def peak_memory_mb() -> float:
+    """Largest memory that this process has held so far, in MiB: on the GPU where torch uses one, else resident."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
 def source_commit() -> str | None:
     """Commit of the checkout that textanchor is imported from, or None where it is an installed copy."""
     here = Path(__file__).resolve()

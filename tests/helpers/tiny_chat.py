@@ -76,7 +76,7 @@ def tiny_chat_model(family: str, *, seed: int = 0, **text_changes: Any) -> tuple
 
 
 def _sharpened(model: Any) -> Any:
-    """Random weights of a size at which attention and answers depend on what was asked; the default of .02 is too small."""
+    """Random weights so large that answers depend on what was asked; with the default of .02 they hardly do."""
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
             parameter.data.normal_(std=0.3 if "embed" in name else parameter.shape[-1] ** -0.5)
@@ -97,7 +97,9 @@ def _llava() -> LlavaProcessor:
 
 def _llava_next() -> LlavaNextProcessor:
     pinpoints = CONFIGS["llava_next"]["image_grid_pinpoints"]
-    image_processor = LlavaNextImageProcessorPil(size={"shortest_edge": 32}, crop_size=SIZE, image_grid_pinpoints=pinpoints)
+    image_processor = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size=SIZE, image_grid_pinpoints=pinpoints
+    )
     return LlavaNextProcessor(
         image_processor,
         copy.deepcopy(tiny_tokenizer()),
@@ -115,13 +117,22 @@ def _idefics3() -> Idefics3Processor:
     )
 
 
-PROCESSORS = {"llava": _llava, "vipllava": _llava, "llava_next": _llava_next, "idefics3": _idefics3, "smolvlm": _idefics3}
+PROCESSORS = {
+    "llava": _llava,
+    "vipllava": _llava,
+    "llava_next": _llava_next,
+    "idefics3": _idefics3,
+    "smolvlm": _idefics3,
+}
 _IDEFICS3 = dict(vision_config=VISION, scale_factor=2, image_token_id=IMAGE_ID, pad_token_id=0)
 CONFIGS: dict[str, dict[str, Any]] = {
     "llava": dict(vision_config=CLIP, vision_feature_layer=-2, image_token_index=IMAGE_ID),
     "vipllava": dict(vision_config=CLIP, vision_feature_layers=[-1, -2], image_token_index=IMAGE_ID),
     "llava_next": dict(
-        vision_config=CLIP, image_grid_pinpoints=[[32, 64], [64, 32]], image_token_index=IMAGE_ID, vision_feature_layer=-2
+        vision_config=CLIP,
+        image_grid_pinpoints=[[32, 64], [64, 32]],
+        image_token_index=IMAGE_ID,
+        vision_feature_layer=-2,
     ),
     "idefics3": _IDEFICS3,
     "smolvlm": _IDEFICS3,  # its own processor needs torchvision; the tokens of one uncut image are the same

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_chat import tiny_chat_model
 from PIL import Image
 
+from helpers.tiny_chat import tiny_chat_model
 from textanchor.data.items import Item, open_image
 from textanchor.errors import DataError, ModelError
 from textanchor.evaluation.images import TowerCache
@@ -89,7 +89,9 @@ def test_blind_scores_see_no_image(sharing: Any) -> None:
     seeing = score_candidates(model, processor, items(), options=options)
     blind = score_candidates(model, processor, items(), blind=True, options=options)
     for item, score in zip(items(), blind, strict=True):
-        assert score.nats[0] == pytest.approx(naive_nats(model, processor, item, score.candidates[0], blind=True), abs=1e-4)
+        assert score.nats[0] == pytest.approx(
+            naive_nats(model, processor, item, score.candidates[0], blind=True), abs=1e-4
+        )
     assert abs(seeing[0].nats[0] - blind[0].nats[0]) > 1e-3
     assert seeing[5].nats == pytest.approx(blind[5].nats, abs=1e-4), "an item without an image is the same either way"
 

@@ -63,7 +63,9 @@ def ask_about_objects(
     for index, (image_id, objects) in enumerate(objects_by_image.items()):
         unknown = set(objects) - set(names)
         if unknown:
-            raise DataError(f"image {image_id!r}: object {min(unknown)!r} is not in the vocabulary given for the questions")
+            raise DataError(
+                f"image {image_id!r}: object {min(unknown)!r} is not in the vocabulary given for the questions"
+            )
         rng = np.random.default_rng([seed, index])
         present = [str(name) for name in rng.permutation(sorted(set(objects)))]
         absent = [str(name) for name in rng.permutation([name for name in names if name not in present])]
@@ -111,7 +113,7 @@ class ObjectVocabulary:
 
     @cached_property
     def forms(self) -> dict[tuple[str, ...], str]:
-        """Every phrase that names an object, as words, with the object; a listed phrase goes before a derived plural."""
+        """Every phrase that names an object, as words, with the object; listed phrases go before derived plurals."""
         listed: dict[tuple[str, ...], str] = {}
         for name, synonyms in self.synonyms.items():
             for phrase in (name, *synonyms):

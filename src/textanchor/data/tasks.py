@@ -1,7 +1,7 @@
 """The tasks that textanchor can draw or read offline, as single items and as conversations for training.
 
-Splits never share an image: a drawn split has its own range of seeds, digits are cut by index; easy-VQA keeps its test part
-(its "validation" shares images with "train", and is not used to report anything).
+Splits never share an image: a drawn split has its own range of seeds, digits are cut by index; easy-VQA keeps its test
+part (its "validation" shares images with "train", and is not used to report anything).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +24,8 @@ FIRST_SEED: dict[Split, int] = {"train": 0, "validation": SEED_STRIDE, "test": 2
 """Seeds of a drawn split: `FIRST_SEED[split] + 1_000_000 * seed + n`."""
 
 
-def _drawn_seeds(split: Split, seed: int) -> Iterator[int]:
+def drawn_seeds(split: Split, seed: int) -> Iterator[int]:
+    """Seeds of the drawn images of a split, in the order in which all drawn tasks use them."""
     start = FIRST_SEED[split] + 1_000_000 * seed
     return iter(range(start, start + 1_000_000))
 
@@ -38,7 +39,7 @@ def _shuffled(indices: Iterable[int], split: Split, seed: int) -> Iterator[int]:
 
 def _scene_items(task: str) -> Callable[[Split, int], Iterator[Item]]:
     def stream(split: Split, seed: int) -> Iterator[Item]:
-        for scene_seed in _drawn_seeds(split, seed):
+        for scene_seed in drawn_seeds(split, seed):
             scene = draw_scene(scene_seed)
             rng = np.random.default_rng([scene_seed, tuple(SCENE_TASKS).index(task), 0xA5C])
             item = ask(scene, task, rng, id=f"{task}-{scene_seed}")
@@ -57,11 +58,11 @@ def _digit_items(split: Split, seed: int) -> Iterator[Item]:
 
 
 def _word_items(split: Split, seed: int) -> Iterator[Item]:
-    return (word_item(word_seed) for word_seed in _drawn_seeds(split, seed))
+    return (word_item(word_seed) for word_seed in drawn_seeds(split, seed))
 
 
 def _photograph_items(split: Split, seed: int) -> Iterator[Item]:
-    return (photograph_item(photo_seed) for photo_seed in _drawn_seeds(split, seed))
+    return (photograph_item(photo_seed) for photo_seed in drawn_seeds(split, seed))
 
 
 def _easy_vqa_items(split: Split, seed: int) -> Iterator[Item]:

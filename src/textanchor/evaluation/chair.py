@@ -41,7 +41,9 @@ def count_mentions(caption: str, objects: Sequence[str], vocabulary: ObjectVocab
     present = set(objects)
     unknown = present - vocabulary.synonyms.keys()
     if unknown:
-        raise DataError(f"the object {min(unknown)!r} of an image is not in the vocabulary; add it, or its mentions are lost")
+        raise DataError(
+            f"the object {min(unknown)!r} of an image is not in the vocabulary; add it, or its mentions are lost"
+        )
     mentions = vocabulary.mentions(caption)
     return CaptionCounts(
         num_mentions=len(mentions),

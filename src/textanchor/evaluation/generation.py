@@ -20,7 +20,7 @@ def generate_answers(
     blind: bool = False,
     options: EvaluationOptions | None = None,
 ) -> list[str]:
-    """The greedy answer to each item, as written, up to the end of turn or `max_new_tokens`; without images where `blind`.
+    """The greedy answer to each item as written, up to the end of turn or `max_new_tokens`; `blind`: without images.
 
     The model's own generation settings (sampling, penalties) are not used, except for its end and padding tokens.
     `options.autocast` has no effect here: casting the weights for every token costs more than it saves.

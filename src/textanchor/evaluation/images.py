@@ -3,7 +3,6 @@
 Shape legend: N tokens of one image, D text width.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from textanchor.data.items import ImageSource, open_image
 from textanchor.errors import ModelError
 from textanchor.evaluation.prompting import tokenizer_of
 from textanchor.evaluation.token_tree import ImageToken, Token
+from textanchor.vlm.hashing import tensors_hash
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import VLMParts, find_parts
 
@@ -38,8 +38,8 @@ class _TowerOutput:
 class TowerCache:
     """What the projector is given for each image, for as long as tower and image processor stay the same.
 
-    Give one cache to all evaluations of a run that trains projector and language model only. Memory: tokens of the tower
-    times its width for each image (113 kB with the embedded model). It notices by itself when the tower has changed.
+    Give one cache to all evaluations of a run that trains projector and language model only; it notices by itself when
+    the tower has changed. Memory: the tower's tokens times its width for each image, 113 kB with the embedded model.
     """
 
     def __init__(self) -> None:
@@ -67,19 +67,23 @@ class ImageProjector:
 
     def project(self, images: Mapping[str, ImageSource]) -> dict[str, ProjectedImage]:
         """Projected tokens of each image, by the hash it is given under; the projector is always run anew."""
-        return {name: self._projected(name, source) for name, source in images.items()}
+        for name, source in images.items():
+            if name not in self.outputs:
+                self.outputs[name] = self._through_tower(source)
+        by_shape: dict[tuple[int, ...], list[str]] = {}
+        for name in images:
+            by_shape.setdefault(tuple(self.outputs[name].projector_input.shape), []).append(name)
+        projected = {}
+        for names in by_shape.values():
+            states = self.projector(torch.cat([self.outputs[name].projector_input for name in names]))
+            for name, own in zip(names, states.chunk(len(names)), strict=True):
+                projected[name] = ProjectedImage(self._tokens(name), own.reshape(-1, own.shape[-1]))
+        return projected
 
-    def _projected(self, name: str, source: ImageSource) -> ProjectedImage:
-        if name not in self.outputs:
-            self.outputs[name] = self._through_tower(source)
-        output = self.outputs[name]
-        states = self.projector(output.projector_input)
-        indices = iter(range(len(output.placeholder_ids)))
-        tokens = tuple(
-            ImageToken(name, next(indices)) if token == self.model.config.image_token_id else token
-            for token in output.placeholder_ids
-        )
-        return ProjectedImage(tokens, states.reshape(-1, states.shape[-1]))
+    def _tokens(self, name: str) -> tuple[Token, ...]:
+        ids, placeholder = self.outputs[name].placeholder_ids, self.model.config.image_token_id
+        indices = iter(range(len(ids)))
+        return tuple(ImageToken(name, next(indices)) if token == placeholder else token for token in ids)
 
     def _through_tower(self, source: ImageSource) -> _TowerOutput:
         inputs = self.processor(
@@ -107,8 +111,8 @@ class ImageProjector:
             sound = torch.equal(again.reshape(-1, again.shape[-1]), features_ND)
         if not sound:
             raise ModelError(
-                f"{type(self.model).__name__} does more with an image than its projector does, so questions cannot share "
-                "its tokens; evaluate with sharing='off'"
+                f"{type(self.model).__name__} does more with an image than its projector does, so questions cannot "
+                "share its tokens; evaluate with sharing='off'"
             )
 
 
@@ -118,15 +122,6 @@ def expanded(ids: Iterable[int], image: ProjectedImage | None, processor: Any) -
         return list(ids)
     placeholder = tokenizer_of(processor).convert_tokens_to_ids(processor.image_token)
     return [token for i in ids for token in (image.tokens if i == placeholder else (i,))]
-
-
-def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 of names, types, shapes and values."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _tower_hash(parts: VLMParts, processor: Any) -> str:

@@ -25,8 +25,8 @@ def parse_yes_no_strictly(answer: str) -> bool | None:
 def parse_yes_no(answer: str) -> bool | None:
     """True for yes, False for no, None where the first sentence of the answer says neither.
 
-    The first word decides if it is yes or no; then a negation anywhere in the sentence means no ("there isn't any"), and
-    a statement that something is there means yes.
+    The first word decides if it is yes or no; then a negation anywhere in the sentence means no ("there isn't any"),
+    and a statement that something is there means yes.
     """
     sentence = _SENTENCE_END.split(answer.strip().replace("\u2019", "'").lower(), maxsplit=1)[0]
     words = _WORD.findall(sentence)
@@ -58,7 +58,7 @@ class PopeMetrics:
 def pope_metrics(predicted: Sequence[bool | None], gold: Sequence[bool]) -> PopeMetrics:
     """Metrics of (N,) predictions, None where the answer could not be read: that is wrong, and it is not a yes.
 
-    Source: POPE, arXiv 2305.10355, section 5; "yes" is the positive class. Raises ValueError where there is no gold yes.
+    Source: POPE, arXiv 2305.10355, section 5; "yes" is the positive class. ValueError where there is no gold yes.
     """
     pairs = list(zip(predicted, gold, strict=True))
     num_yes = sum(gold)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Any
 
 from textanchor.data.items import ImageSource, Item
@@ -72,7 +71,7 @@ def encode_item(processor: Any, item: Item, candidates: Sequence[str], *, blind:
     special = adds_special_tokens(processor, prompt)
     encode = tokenizer_of(processor)
     ids = [encode(text, add_special_tokens=special)["input_ids"] for text in (prompt, *texts)]
-    start = len(commonprefix(ids))
+    start = _num_shared(ids)
     continuations = tuple(tuple(row[start:]) for row in ids[1:])
     if not all(continuations) or len(set(continuations)) < len(continuations):
         raise DataError(
@@ -87,3 +86,8 @@ def encode_item(processor: Any, item: Item, candidates: Sequence[str], *, blind:
         image=None if blind else item.image,
         adds_special_tokens=special,
     )
+
+
+def _num_shared(rows: Sequence[Sequence[int]]) -> int:
+    """Length of the beginning that all rows share."""
+    return next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), min(map(len, rows)))

@@ -19,7 +19,7 @@ from textanchor.evaluation.suite import EvaluationOptions
 from textanchor.vlm.names import unwrapped
 
 TWO_WAY_FAMILIES = ("florence2", "paligemma")
-"""Families that read the text they are given in both directions, so that an answer given with its prompt sees itself."""
+"""Families that read what they are given in both directions, so that an answer given with its prompt sees itself."""
 
 
 class Reading(NamedTuple):
@@ -104,8 +104,8 @@ def _last_logits(
     for row, ids_L in zip(rows, inputs["input_ids"].tolist(), strict=True):
         if tuple(ids_L[-len(row.answer) :]) != row.answer:
             raise ModelError(
-                f"{type(processor).__name__} gives other tokens for a prompt with its image than its tokenizer without, so "
-                f"the answer cannot be found in {row.text[-40:]!r}; this processor is not supported"
+                f"{type(processor).__name__} gives other tokens for a prompt with its image than its tokenizer "
+                f"without, so the answer cannot be found in {row.text[-40:]!r}; this processor is not supported"
             )
     num_places = max(reading.from_end for row in rows for reading in row.readings)
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=autocast):

@@ -136,7 +136,9 @@ def _check_expansion(processor: Any, item: EncodedItem, images: dict[str, Projec
         text=[item.texts[0]], images=[[open_image(item.image)]], add_special_tokens=item.adds_special_tokens
     )
     image = next(iter(images.values()))
-    ours = [t if isinstance(t, int) else None for t in expanded([*item.context, *item.continuations[0]], image, processor)]
+    ours = [
+        t if isinstance(t, int) else None for t in expanded([*item.context, *item.continuations[0]], image, processor)
+    ]
     theirs = inputs["input_ids"][0]
     if len(ours) != len(theirs) or any(a is not None and a != b for a, b in zip(ours, theirs, strict=True)):
         raise ModelError(

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from textanchor.data.items import ImageSource, Item, open_image
 from textanchor.files import sha256_of_json
@@ -25,7 +25,7 @@ class EvaluationOptions:
     """Language model in bfloat16 where scores are read from one forward pass; logits of closed answers stay float32."""
     sharing: Literal["auto", "off"] = "auto"
     """Whether questions about one image share its tokens, where the model allows it (`sharing_obstacle`)."""
-    max_tokens: int = 2048
+    max_tokens: int = 4096
     """Tokens of one forward pass over shared rows or text, padding included; one longer row is a pass of its own."""
     batch_size: int = 8
     """Rows of one forward pass without sharing, and answers generated side by side."""
@@ -44,7 +44,7 @@ class AbstractSuite(ABC):
     """A named set of items that gives `Score` rows for a model; implementations are final dataclasses."""
 
     name: str
-    version: str
+    version: ClassVar[str]
     """Raised whenever items, prompts or scoring change, so that scores of two versions are never compared."""
 
     @property

@@ -63,7 +63,9 @@ def visible(trees: Sequence[TokenTree]) -> Tensor:
     return visible_BLL
 
 
-def tree_states(decoder: nn.Module, embedding: nn.Module, trees: Sequence[TokenTree], images: Mapping[str, Tensor]) -> Tensor:
+def tree_states(
+    decoder: nn.Module, embedding: nn.Module, trees: Sequence[TokenTree], images: Mapping[str, Tensor]
+) -> Tensor:
     """(B, L, D) last hidden states of a plain causal decoder; `images` gives the (N, D) projected tokens of each image.
 
     The decoder must take a 4-D attention mask and position ids (Transformers' sdpa or eager attention).
@@ -77,10 +79,10 @@ def tree_states(decoder: nn.Module, embedding: nn.Module, trees: Sequence[TokenT
         positions_BL[row, : len(tree)] = torch.tensor(tree.depths)
     embeddings_BLD = embedding(ids_BL.to(device))
     for row, tree in enumerate(trees):
-        nodes = [node for node, token in enumerate(tree.tokens) if isinstance(token, ImageToken)]
-        if nodes:
-            states = torch.stack([images[tree.tokens[n].image][tree.tokens[n].index] for n in nodes])
-            embeddings_BLD[row, nodes] = states.to(embeddings_BLD)
+        shown = [(node, token) for node, token in enumerate(tree.tokens) if isinstance(token, ImageToken)]
+        if shown:
+            states = torch.stack([images[token.image][token.index] for _, token in shown])
+            embeddings_BLD[row, [node for node, _ in shown]] = states.to(embeddings_BLD)
     visible_B1LL = visible(trees)[:, None].to(device)
     if decoder.config._attn_implementation == "eager":  # adds its mask to the scores
         hidden = torch.finfo(embeddings_BLD.dtype).min

@@ -1,0 +1,188 @@
+"""Several suites on one model, in memory or into a folder that an interrupted run is taken up from."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from torch import nn
+
+from textanchor.config import from_dict, to_dict
+from textanchor.errors import DataError, TextanchorError
+from textanchor.evaluation.images import TowerCache
+from textanchor.evaluation.scoring import sharing_obstacle
+from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, suite_hash
+from textanchor.evaluation.suites.closed import ClosedSuite, score_closed
+from textanchor.evaluation.summarise import summarise
+from textanchor.files import atomic_file, read_json, sha256_of_json, write_json
+from textanchor.records import RunRecord, Score, environment, peak_memory_mb
+from textanchor.vlm.hashing import tensors_hash
+
+SCORES, SUMMARY, RECORD, FINISHED = "scores.jsonl", "summary.json", "run.json", "finished.json"
+
+
+def evaluate(
+    model: nn.Module,
+    processor: Any,
+    suites: Sequence[AbstractSuite],
+    *,
+    options: EvaluationOptions | None = None,
+    progress: bool = True,
+) -> list[Score]:
+    """Rows of all suites, in their order; closed suites are scored together, so that they share images.
+
+    The model is put into eval mode and given back as it was. An image passes the tower once in all suites, and once in
+    all evaluations that are given the same `options.tower_cache`.
+    """
+    options = options or EvaluationOptions()
+    options = replace(options, tower_cache=options.tower_cache or TowerCache())
+    closed = [suite for suite in suites if isinstance(suite, ClosedSuite)]
+    with _progress(suites, options, shown=progress) as told:
+        rows = score_closed(closed, model, processor, told)
+        for suite in suites:
+            if suite.name not in rows:
+                rows[suite.name] = suite.score(model, processor, told)
+    return [row for suite in suites for row in rows[suite.name]]
+
+
+def evaluate_to_folder(
+    model: nn.Module,
+    processor: Any,
+    suites: Sequence[AbstractSuite],
+    folder: Path | str,
+    *,
+    name: str,
+    seed: int = 0,
+    config: Mapping[str, Any] | None = None,
+    options: EvaluationOptions | None = None,
+    progress: bool = True,
+) -> RunRecord:
+    """Evaluate suite by suite and write scores.jsonl, summary.json (see `summarise`) and run.json (the record).
+
+    After an interruption the same call goes on with the first unfinished suite; a suite whose items or settings have
+    changed is scored again. TextanchorError where the folder holds the scores of other weights.
+    """
+    began, folder = time.monotonic(), Path(folder)
+    options = options or EvaluationOptions()
+    options = replace(options, tower_cache=options.tower_cache or TowerCache())
+    model_hash = tensors_hash(model.state_dict().items())
+    hashes = {suite.name: sha256_of_json([suite_hash(suite), options.autocast]) for suite in suites}
+    done = _Finished.read(folder, model_hash)
+    for suite in suites:
+        if done.hashes.get(suite.name) != hashes[suite.name]:
+            with _progress([suite], options, shown=progress) as told:
+                done.add(suite.name, hashes[suite.name], suite.score(model, processor, told))
+    scores = [row for suite in suites for row in done.rows[suite.name]]
+    record = RunRecord(
+        name=name,
+        method="evaluate",
+        seed=seed,
+        config=dict(config or {}),
+        **environment(),
+        hashes={"model": model_hash, **{suite.name: suite.data_hash for suite in suites}},
+        cost={"seconds": time.monotonic() - began, "peak_memory_mb": peak_memory_mb()},
+        scores=scores,
+        extra={"autocast": options.autocast, "image_sharing": _sharing(model, options)},
+    )
+    write_json(folder / SUMMARY, summarise(scores))
+    record.save(folder / RECORD)
+    return record
+
+
+def read_scores(folder: Path | str) -> list[Score]:
+    """The rows of a folder that `evaluate_to_folder` wrote; DataError naming file and line where one is no score."""
+    path = Path(folder) / SCORES
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); is this the folder of an evaluation?") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        source = f"{path}, line {number}"
+        try:
+            rows.append(from_dict(Score, json.loads(line), source=source))
+        except json.JSONDecodeError as error:
+            raise DataError(f"{source}: not valid JSON ({error.msg}); evaluate again into an empty folder") from error
+    return rows
+
+
+class _Finished:
+    """Rows and hash of every suite that a folder has finished, on disk and in memory."""
+
+    def __init__(self, folder: Path, model_hash: str):
+        self.folder, self.model_hash = folder, model_hash
+        self.hashes: dict[str, str] = {}
+        self.rows: dict[str, list[Score]] = {}
+
+    @classmethod
+    def read(cls, folder: Path, model_hash: str) -> "_Finished":
+        found = cls(folder, model_hash)
+        if not (folder / FINISHED).is_file():
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise TextanchorError(
+                    f"{folder}: not empty, and no evaluation to take up; choose another output folder"
+                )
+            return found
+        state = read_json(folder / FINISHED)
+        if state["model"] != model_hash:
+            raise TextanchorError(
+                f"{folder}: holds the scores of a model with other weights; choose another output folder, or remove it"
+            )
+        found.hashes = state["suites"]
+        rows = read_scores(folder) if found.hashes else []
+        found.rows = {name: [row for row in rows if row.suite == name] for name in found.hashes}
+        return found
+
+    def add(self, suite: str, suite_hash: str, rows: list[Score]) -> None:
+        """Write the rows, then say that the suite is finished: an interruption in between scores it again."""
+        self.hashes.pop(suite, None)
+        self._write_state()
+        self.rows[suite] = rows
+        with atomic_file(self.folder / SCORES) as temporary:
+            lines = [json.dumps(to_dict(row), ensure_ascii=False) for kept in self.rows.values() for row in kept]
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        self.hashes[suite] = suite_hash
+        self._write_state()
+
+    def _write_state(self) -> None:
+        write_json(self.folder / FINISHED, {"model": self.model_hash, "suites": self.hashes})
+
+
+def _sharing(model: nn.Module, options: EvaluationOptions) -> str:
+    """How closed questions were computed, for the record."""
+    obstacle = "switched off" if options.sharing == "off" else sharing_obstacle(model)
+    return "one row for each image" if obstacle is None else f"row by row: {obstacle}"
+
+
+@contextmanager
+def _progress(
+    suites: Sequence[AbstractSuite], options: EvaluationOptions, *, shown: bool
+) -> Iterator[EvaluationOptions]:
+    """The options with a bar on standard error that shows items done, the rate and the time left."""
+    if not shown:
+        yield options
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(file=sys.stderr)) as bar:
+        what = suites[0].name if len(suites) == 1 else f"{len(suites)} suites"
+        task = bar.add_task(f"evaluating {what}", total=sum(suite.num_steps for suite in suites))
+
+        def advance(num_items: int) -> None:
+            options.finished(num_items)
+            bar.advance(task, num_items)
+
+        yield replace(options, advance=advance)
+
+
+class _Rate(ProgressColumn):
+    """Items each second."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.1f}/s")

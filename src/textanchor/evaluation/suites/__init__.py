@@ -1,0 +1,1 @@
+"""The suites, one file each; `textanchor.evaluation.registry` knows them by name."""

@@ -1,0 +1,120 @@
+"""Plain text: cross-entropy per token, and how far the distributions moved from those of a base model.
+
+Shape legend: B texts, L tokens of the longest one, V vocabulary, T predicted tokens of all texts of a batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textanchor.data.texts import load_texts
+from textanchor.errors import DataError
+from textanchor.evaluation.prompting import tokenizer_of
+from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, measuring
+from textanchor.files import sha256_of_json
+from textanchor.records import Score
+from textanchor.vlm.names import unwrapped
+
+LOGITS_AT_ONCE = 25_000_000
+"""Bounds the memory of a batch: 100 MB of float32 logits, a few times over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSuite(AbstractSuite):
+    """Rows for each text: num_tokens (predicted ones), nats (their cross-entropy, summed) and, where a base model is
+    given, base_kl (KL(base || model) in nats, summed over the same places).
+    """
+
+    name: str
+    texts: dict[str, str]
+    """Text by id."""
+    max_tokens: int = 256
+    """A longer text is cut."""
+    base: nn.Module | None = field(default=None, compare=False, repr=False)
+    version: ClassVar[str] = "1"
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.texts)
+
+    @cached_property
+    def data_hash(self) -> str:
+        return sha256_of_json(self.texts)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"max_tokens": self.max_tokens, "base": self.base is not None}
+
+    def score(self, model: nn.Module, processor: Any, options: EvaluationOptions) -> list[Score]:
+        encode = tokenizer_of(processor)
+        ids = {name: encode(text)["input_ids"][: self.max_tokens] for name, text in self.texts.items()}
+        short = [name for name, row in ids.items() if len(row) < 2]
+        if short:
+            raise DataError(f"suite {self.name}: text {short[0]!r} has fewer than two tokens, so none can be predicted")
+        with ExitStack() as stack:
+            for measured in (model, self.base):
+                if measured is not None:
+                    stack.enter_context(measuring(measured))
+            return list(self._rows(model, ids, options))
+
+    def _rows(self, model: nn.Module, ids: dict[str, list[int]], options: EvaluationOptions) -> Iterator[Score]:
+        for batch in _batches(ids, vocabulary_size(model)):
+            targets_T = torch.cat([torch.tensor(ids[name][1:]) for name in batch])
+            log_p_TV = _log_p(model, [ids[name] for name in batch], options)
+            columns = {"nats": -log_p_TV.gather(1, targets_T[:, None].to(log_p_TV.device))[:, 0]}
+            if self.base is not None:
+                base_TV = _log_p(self.base, [ids[name] for name in batch], options)
+                columns["base_kl"] = F.kl_div(log_p_TV, base_TV, log_target=True, reduction="none").sum(dim=-1)
+            counts = [len(ids[name]) - 1 for name in batch]
+            sums = {
+                metric: [part.sum().item() for part in column_T.split(counts)] for metric, column_T in columns.items()
+            }
+            for index, name in enumerate(batch):
+                values = {"num_tokens": float(counts[index])} | {
+                    metric: column[index] for metric, column in sums.items()
+                }
+                for metric, value in values.items():
+                    yield Score(suite=self.name, version=self.version, item_id=name, metric=metric, value=value)
+            options.finished(len(batch))
+
+
+def vocabulary_size(model: nn.Module) -> int:
+    """Number of logits of each token."""
+    return unwrapped(model).config.get_text_config().vocab_size
+
+
+def _batches(ids: dict[str, list[int]], vocabulary: int) -> Iterator[list[str]]:
+    """Names of texts of like length."""
+    batch: list[str] = []
+    for name in sorted(ids, key=lambda name: -len(ids[name])):
+        if batch and (len(batch) + 1) * len(ids[batch[0]]) * vocabulary > LOGITS_AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(name)
+    if batch:
+        yield batch
+
+
+def _log_p(model: nn.Module, rows: Sequence[list[int]], options: EvaluationOptions) -> Tensor:
+    """(T, V) log-probabilities at the places that predict a token, of one text after another."""
+    device = unwrapped(model).device
+    ids_BL = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)
+    lengths_B1 = torch.tensor([[len(row)] for row in rows], device=device)
+    places_1L = torch.arange(ids_BL.shape[1], device=device)[None]
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.autocast):
+        logits_BLV = model(input_ids=ids_BL, attention_mask=(places_1L < lengths_B1).long(), use_cache=False).logits
+    return logits_BLV[places_1L < lengths_B1 - 1].float().log_softmax(dim=-1)
+
+
+def text_suite(
+    *, num_items: int, seed: int = 0, split: Literal["train", "test"] = "test", base: nn.Module | None = None
+) -> TextSuite:
+    """The first `num_items` shipped texts of a split (all where there are fewer); they have an order but no seed."""
+    texts = {row.id: row.text for row in load_texts(split)[:num_items]}
+    return TextSuite(name="text", texts=texts, base=base)

@@ -1,0 +1,158 @@
+"""From `Score` rows to what a report shows: intervals for each task, POPE, CHAIR and text, and paired changes."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from textanchor.errors import DataError
+from textanchor.evaluation.chair import CaptionCounts, chair_metrics
+from textanchor.evaluation.parsing import pope_metrics
+from textanchor.records import Score
+from textanchor.stats import Interval, bootstrap_interval, paired_difference
+
+Values = Mapping[str, float]
+"""Value by item id."""
+
+
+def values_of(scores: Sequence[Score], suite: str, metric: str) -> dict[str, float]:
+    """One metric of one suite by item id; DataError where there is none, or an item has it twice."""
+    values: dict[str, float] = {}
+    for score in scores:
+        if score.suite == suite and score.metric == metric:
+            if score.item_id in values:
+                raise DataError(f"suite {suite!r}: item {score.item_id!r} has {metric!r} twice; do not mix two runs")
+            values[score.item_id] = score.value
+    if not values:
+        raise DataError(f"no scores of {metric!r} in suite {suite!r}; evaluate that suite first")
+    return values
+
+
+def summarise(scores: Sequence[Score]) -> dict[str, Any]:
+    """The SCORES object of report.json: `tasks` by name and, where they were evaluated, `pope`, `chair` and `text`."""
+    by_suite: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    for score in scores:
+        if score.metric not in by_suite[score.suite]:
+            by_suite[score.suite][score.metric] = values_of(scores, score.suite, score.metric)
+    summary: dict[str, Any] = {"tasks": {}}
+    for suite, metrics in by_suite.items():
+        if "said_yes" in metrics:
+            summary["pope"] = _pope(metrics)
+        elif "num_mentions" in metrics:
+            summary["chair"] = _chair(metrics)
+        elif "num_tokens" in metrics:
+            summary["text"] = _text(metrics)
+        else:
+            summary["tasks"][suite] = _task(metrics)
+    return summary
+
+
+def mean_over_tasks(scores: Sequence[Score], tasks: Sequence[str], metric: str) -> Interval:
+    """Mean of the tasks' means, each task with the same weight, with its bootstrap interval over items."""
+    return bootstrap_interval([value for task in tasks for value in _weighted(scores, task, metric, tasks).values()])
+
+
+def change(before: Sequence[Score], after: Sequence[Score], suite: str, metric: str) -> Interval:
+    """Mean of after - before, paired by item; DataError where the two do not hold the same items and version."""
+    _require_same_version(before, after, suite)
+    return paired_difference(values_of(before, suite, metric), values_of(after, suite, metric))
+
+
+def mean_change(before: Sequence[Score], after: Sequence[Score], tasks: Sequence[str], metric: str) -> Interval:
+    """Change of the mean over tasks, paired by item."""
+    pairs: list[dict[str, float]] = []
+    for scores in (before, after):
+        pairs.append({f"{task}/{i}": v for task in tasks for i, v in _weighted(scores, task, metric, tasks).items()})
+    for task in tasks:
+        _require_same_version(before, after, task)
+    return paired_difference(*pairs)
+
+
+def _weighted(scores: Sequence[Score], task: str, metric: str, tasks: Sequence[str]) -> dict[str, float]:
+    """Values scaled so that their mean with those of the other tasks gives each task the same weight."""
+    values = values_of(scores, task, metric)
+    total = sum(len(values_of(scores, name, metric)) for name in tasks)
+    return {item: value * total / (len(tasks) * len(values)) for item, value in values.items()}
+
+
+def _require_same_version(before: Sequence[Score], after: Sequence[Score], suite: str) -> None:
+    versions = {score.version for scores in (before, after) for score in scores if score.suite == suite}
+    if len(versions) > 1:
+        raise DataError(
+            f"suite {suite!r}: versions {' and '.join(sorted(versions))} cannot be compared; evaluate again"
+        )
+
+
+def _interval(values: Values) -> dict[str, float]:
+    return asdict(bootstrap_interval(list(values.values())))
+
+
+def _mean(values: Values | None) -> float | None:
+    return None if values is None else sum(values.values()) / len(values)
+
+
+def _task(metrics: Mapping[str, Values]) -> dict[str, Any]:
+    summary: dict[str, Any] = {"gold_nats": _interval(metrics["gold_nats"]), "num_items": len(metrics["gold_nats"])}
+    if "correct" in metrics:
+        summary["accuracy"] = _interval(metrics["correct"])
+        summary["accuracy_normalised"] = _interval(metrics["correct_normalised"])
+        summary["choice_nats"] = _interval(metrics["choice_nats"])
+        summary["majority"] = _mean(metrics["majority_correct"])
+    summary["blind"] = _mean(metrics.get("blind_correct"))
+    return summary
+
+
+def _pope(metrics: Mapping[str, Values]) -> dict[str, Any]:
+    """All questions together, and those of each strategy, which is what an item id begins with."""
+    strategies = dict.fromkeys(item.partition("/")[0] for item in metrics["correct"])
+    summary = _pope_part(metrics)
+    summary["strategies"] = {
+        strategy: _pope_part(
+            {m: {i: v for i, v in values.items() if i.startswith(f"{strategy}/")} for m, values in metrics.items()}
+        )
+        for strategy in strategies
+    }
+    return summary
+
+
+def _pope_part(metrics: Mapping[str, Values]) -> dict[str, Any]:
+    gold = [metrics["is_yes"][item] == 1 for item in metrics["correct"]]
+    summary = asdict(pope_metrics(_predicted(metrics, ""), gold))
+    summary["accuracy"] = _interval(metrics["correct"])
+    summary["blind_accuracy"] = _mean(metrics.get("blind_correct"))
+    if "strict_correct" in metrics:
+        summary["strict"] = asdict(pope_metrics(_predicted(metrics, "strict_"), gold))
+    return summary
+
+
+def _predicted(metrics: Mapping[str, Values], prefix: str) -> list[bool | None]:
+    said, parsed = metrics[f"{prefix}said_yes"], metrics[f"{prefix}parsed"]
+    return [said[item] == 1 if parsed[item] == 1 else None for item in metrics["correct"]]
+
+
+def _chair(metrics: Mapping[str, Values]) -> dict[str, Any]:
+    fields = CaptionCounts.__dataclass_fields__
+    counts = [CaptionCounts(**{f: int(metrics[f][item]) for f in fields}) for item in metrics["num_mentions"]]
+    summary: dict[str, Any] = asdict(chair_metrics(counts))
+    summary["chair_s"] = asdict(bootstrap_interval([float(c.num_hallucinated > 0) for c in counts]))
+    summary["mean_length"] = asdict(bootstrap_interval([c.num_words for c in counts]))
+    summary["num_items"] = len(counts)
+    return summary
+
+
+def _text(metrics: Mapping[str, Values]) -> dict[str, Any]:
+    num_tokens = metrics["num_tokens"]
+    summary: dict[str, Any] = {
+        "cross_entropy": asdict(_per_token(metrics["nats"], num_tokens)),
+        "num_tokens": int(sum(num_tokens.values())),
+    }
+    if "base_kl" in metrics:
+        summary["kl_to_base"] = asdict(_per_token(metrics["base_kl"], num_tokens))
+    return summary
+
+
+def _per_token(sums: Values, num_tokens: Values) -> Interval:
+    """Ratio of two sums over texts, with the interval of its linearisation (delta method), texts being resampled."""
+    ratio = sum(sums.values()) / sum(num_tokens.values())
+    mean_tokens = sum(num_tokens.values()) / len(num_tokens)
+    return bootstrap_interval([ratio + (sums[i] - ratio * num_tokens[i]) / mean_tokens for i in sums])
