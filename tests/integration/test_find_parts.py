@@ -96,6 +96,8 @@ def test_saved_parts_load_for_an_equal_model_only(tmp_path):
     assert VLMParts.load(tmp_path / "parts.json", tiny_vlm("llava")) == parts
     with pytest.raises(ModelError, match="belong to another model"):
         VLMParts.load(tmp_path / "parts.json", tiny_vlm("gemma3"))
+    with pytest.raises(ModelError, match="stored parts: expected the keys"):
+        VLMParts.from_dict(tiny_vlm("llava"), {"projector": []})
 
 
 def test_table_names_every_part_its_size_and_how_it_was_found():
@@ -106,4 +108,5 @@ def test_table_names_every_part_its_size_and_how_it_was_found():
     assert PROJECTOR in projector and "0.002 M" in projector and "table entry 'llava'" in projector
     assert [line.split("  ")[0] for line in lines[3:6]] == ["vision tower", "projector", "language model"]
     assert len({line.find("table entry") for line in lines if "table entry" in line}) == 1
+    assert lines[-1].startswith("  output head (tied)")
     assert "inside the tower" in str(find_parts(tiny_vlm("qwen2_vl")))

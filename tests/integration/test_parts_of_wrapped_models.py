@@ -85,6 +85,7 @@ def test_projector_under_lora_gives_the_base_linear_and_the_adapter_weights():
     path, last = parts.last_projector_linear()
     assert path == "model.multi_modal_projector.linear_2" and type(last) is torch.nn.Linear
     assert f"{path}.lora_A.default.weight" in parts.parameters_of("projector")
+    assert parts.to_dict() == find_parts(tiny_vlm("llava")).to_dict()
 
 
 def test_with_adapters_switched_off_the_original_is_the_projector():

@@ -31,20 +31,27 @@ def peft_layers(model: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
-def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Base name to parameter, each once; adapter weights stand under their layer: `layer.lora_A.default.weight`."""
-    chains, named, seen = _chains(model), {}, set()
-
-    def add(prefix: str, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
-        for name, parameter in parameters:
+def plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Base name to parameter, each once, of the modules in `base_modules`: no adapter weights, so PEFT adds no name."""
+    named: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for module_name, module in base_modules(model).items():
+        for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) not in seen:  # tied parameters keep their first name, as in torch
                 seen.add(id(parameter))
-                named[joined(prefix, name)] = parameter
+                named[joined(module_name, name)] = parameter
+    return named
 
-    for name, chain in chains.items():
-        add(name, chain[-1].named_parameters(recurse=False))
-    for name, layer in peft_layers(model).items():
-        add(name, layer.named_parameters())
+
+def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """`plain_parameters` and adapter weights, which stand under their layer: `layer.lora_A.default.weight`."""
+    named = plain_parameters(model)
+    seen = {id(parameter) for parameter in named.values()}
+    for layer_name, layer in peft_layers(model).items():
+        for name, parameter in layer.named_parameters():
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                named[joined(layer_name, name)] = parameter
     return named
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from textanchor.errors import ModelError
 from textanchor.files import read_json, write_json
-from textanchor.vlm.names import base_modules, base_parameters, is_within, name_of, unwrapped
+from textanchor.vlm.names import base_modules, base_parameters, is_within, name_of, plain_parameters, unwrapped
 from textanchor.vlm.search import description, existing, family_of, find_language_model, find_projector, find_tower
 
 Part = Literal["vision_tower", "projector", "language_model", "other"]
@@ -28,7 +28,7 @@ class VLMParts:
     projector: tuple[str, ...]
     """Modules and bare parameters of the projector, in the order of the forward pass."""
     projector_tensors: tuple[str, ...]
-    """Every parameter of the projector."""
+    """Every parameter of the projector, adapter weights aside."""
     projector_input: str
     """Module (a linear, where there is one) whose inputs are the visual features."""
     projector_output: str
@@ -106,11 +106,13 @@ class VLMParts:
 
     @classmethod
     def from_dict(cls, model: nn.Module, values: dict[str, Any]) -> "VLMParts":
-        """Parts of `model` as stored by `to_dict`; ModelError where a tensor of the projector is not in the model."""
-        tuples: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        }
-        parts = cls(model=model, **tuples)
+        """Parts of `model` as stored by `to_dict`; ModelError where keys or tensors are not those of this model."""
+        expected = {name for name in cls.__dataclass_fields__ if name != "model"}
+        if values.keys() != expected:
+            raise ModelError(f"stored parts: expected the keys {', '.join(sorted(expected))}; run find_parts again")
+        parts = cls(
+            model=model, **{n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}
+        )
         missing = set(parts.projector_tensors) - set(parts.parameters_of("projector"))
         if missing:
             raise ModelError(
@@ -160,7 +162,7 @@ def find_parts(
         model=model,
         vision_tower=tower,
         projector=tuple(paths),
-        projector_tensors=tuple(name for name in base_parameters(model) if is_within(name, paths)),
+        projector_tensors=tuple(name for name in plain_parameters(model) if is_within(name, paths)),
         projector_input=entry,
         projector_output=output,
         language_model=text,
@@ -181,7 +183,7 @@ def find_parts(
             f"{description(model)}: {' and '.join(empty)} would have no parameters of its own with "
             f"vision_tower={tower!r}, projector={paths}, language_model={text!r}; name paths that do not overlap"
         )
-    return replace(parts, other_tensors=tuple(parts.parameters_of("other")))
+    return replace(parts, other_tensors=tuple(n for n in plain_parameters(model) if parts.part_of(n) == "other"))
 
 
 def _embedding(model: nn.Module, method: str) -> str | None:

@@ -29,7 +29,7 @@ def parts_table(parts: "VLMParts") -> str:
         (f"  {part}", path, "", "", parts.found_by[key])
         for part, path, key in (
             ("input embedding", parts.input_embedding, "input_embedding"),
-            ("output head", parts.output_head, "output_head"),
+            ("output head" + (" (tied)" if _is_tied(parts) else ""), parts.output_head, "output_head"),
         )
         if path is not None
     ]
@@ -38,6 +38,12 @@ def parts_table(parts: "VLMParts") -> str:
     wrapped = unwrapped(parts.model) is not parts.model
     title = type(unwrapped(parts.model)).__name__ + (" (wrapped by PEFT)" if wrapped else "")
     return f"{title}\n{aligned([HEADER, *rows])}"
+
+
+def _is_tied(parts: "VLMParts") -> bool:
+    if parts.output_head is None:
+        return False
+    return parts.module(parts.output_head).weight is parts.module(parts.input_embedding).weight
 
 
 def _projector_rows(parts: "VLMParts") -> list[tuple[str, ...]]:
