@@ -1,0 +1,201 @@
+"""Attach a plan to an optimizer: after each of its steps every held linear is brought back under its rule.
+
+After the step, because AdamW rescales coordinates, so that a projected gradient still moves the weight in protected
+directions. The hook sits on the innermost optimizer and so works in a plain loop, under accelerate, and in the Trainer.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from textanchor.errors import HoldError
+from textanchor.holds.linear import BoundLinear
+from textanchor.holds.optimizers import (
+    fingerprints,
+    groups_by_parameter,
+    inner_optimizer,
+    require_step_size,
+    without_weight_decay,
+)
+from textanchor.holds.packing import PROJECTOR
+from textanchor.holds.penalty import ProjectorPenalty
+from textanchor.holds.plan import HoldPlan, inside_ddp, listed
+from textanchor.spectral import Subspace
+from textanchor.vlm.names import base_modules
+
+if TYPE_CHECKING:
+    from textanchor.holds.audit import AuditReport
+    from textanchor.holds.probe import Probe
+
+Start = Literal["base", "start"]
+LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def attach(
+    plan: HoldPlan,
+    optimizer: Any,
+    model: nn.Module | None = None,
+    *,
+    reference: Start = "base",
+    state: Mapping[str, Any] | None = None,
+) -> "HoldHandle":
+    """Hold `model` (by default the one planned for) by `plan` after every step of `optimizer`, until `remove()`.
+
+    Call it after model and optimizer are prepared (DDP, accelerate). `reference`: changes count from the weights that
+    the plan was made on ("base") or from those of now ("start"). `state`: what `HoldHandle.state_dict` gave at the
+    checkpoint that is resumed; it brings its own reference. HoldError where a rule cannot keep its promise: a held tensor
+    is not in the optimizer, or is bfloat16 or float16 under exact; a LoRA update does not start at zero; the saved state
+    belongs to another plan or base.
+    """
+    plan.freeze(model)
+    inner, named = inner_optimizer(optimizer), plan.parameters(model)
+    _check_optimizer(plan, inner, named)
+    cache: dict[tuple[int, torch.device], Subspace] = {}
+    bound = [BoundLinear.bind(linear, named, cache) for linear in plan.linears]
+    for linear in bound:
+        _check_tensors(linear)
+    handle = HoldHandle(plan, model if model is not None else plan.model, bound, reference)
+    if state is None:
+        handle.begin()
+    else:
+        handle.load_state_dict(state)
+    handle.listen(inner)
+    return handle
+
+
+def _check_optimizer(plan: HoldPlan, optimizer: Optimizer, named: Mapping[str, nn.Parameter]) -> None:
+    groups = groups_by_parameter(optimizer)
+    missing = [name for name in plan.trained if id(named[name]) not in groups]
+    if missing:
+        raise HoldError(
+            f"{listed(missing)}: held, but not in the optimizer. Give it the parameters of this model, and attach "
+            "after the model is prepared (DDP, accelerate)"
+        )
+    if any(linear.config.hold == "decay" for linear in plan.linears):
+        require_step_size(optimizer)
+    # under exact the projection undoes what weight decay does to the protected part; a LoRA update decays to its start
+    sound = {
+        name for linear in plan.linears if linear.config.hold == "exact" or linear.is_lora for name in linear.tensors
+    }
+    without_weight_decay(optimizer, {name: named[name] for name in plan.trained if name not in sound})
+
+
+def _check_tensors(bound: BoundLinear) -> None:
+    linear = bound.linear
+    for name, tensor in zip(linear.tensors, bound.tensors, strict=True):
+        if type(tensor).__name__ == "DTensor":
+            raise HoldError(f"{name} is sharded (FSDP2), which holds do not handle; train with DDP or on one device")
+        if linear.config.hold == "exact" and tensor.dtype in LOW_PRECISION:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise HoldError(
+                f"{name} is {kind}: each step rounds it by more than `exact` may leave; load the trained tensors in "
+                "float32 (autocast may compute in bfloat16), or use hold='share'"
+            )
+
+
+class HoldHandle:
+    """A plan at work; made by `attach`."""
+
+    def __init__(self, plan: HoldPlan, model: nn.Module | None, bound: list[BoundLinear], reference: Start) -> None:
+        assert model is not None
+        self.plan, self.model, self.reference = plan, inside_ddp(model), reference
+        self.penalty: ProjectorPenalty | None = None
+        """The term to add to the loss under hold="penalty"; None otherwise."""
+        self._bound = bound
+        self._base = {} if plan.projector is None else plan.projector.base
+        self._written = torch.zeros(0)
+        self._hook: Any = None
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Start a run: take the reference of now if asked to, and free LoRA inputs under `exact` of held directions."""
+        for i, bound in enumerate(self._bound):
+            if bound.linear.is_lora:
+                _require_zero_update(bound)
+                if bound.linear.config.hold == "exact":
+                    bound.damp(0.0)
+            elif self.reference == "start":
+                self._bound[i] = bound.at_start()
+        if self.reference == "start" and self.plan.projector is not None:
+            module = base_modules(self.model)[self.plan.projector.name]
+            self._base = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    def listen(self, optimizer: Optimizer) -> None:
+        """From now on act after each step of `optimizer`."""
+        self._written = fingerprints([bound.parameters for bound in self._bound])
+        self._hook = optimizer.register_step_post_hook(self._after_step)
+        if self.plan.projector is not None:
+            module = base_modules(self.model)[self.plan.projector.name]
+            self.penalty = ProjectorPenalty(self.plan.projector, module, self._base)
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # a fused AdamW whose step the GradScaler skipped calls this too: what has not moved is left as it is
+        written = fingerprints([bound.parameters for bound in self._bound])
+        moved = (written != self._written).any(1).nonzero().flatten().tolist()
+        groups = groups_by_parameter(optimizer)
+        for i in moved:
+            self._bound[i].apply(lr=float(groups[id(self._bound[i].tensors[0])]["lr"]))
+        written[moved] = fingerprints([self._bound[i].parameters for i in moved])
+        self._written = written
+
+    def audit(
+        self, model: nn.Module | None = None, *, probe: "Probe | None" = None, saved_dtype: torch.dtype | None = None
+    ) -> "AuditReport":
+        """What moved since the reference, in the held directions and elsewhere; see `audit.audit_linears`."""
+        from textanchor.holds.audit import audit_bound
+
+        plan = self.plan
+        named = plan.parameters(self.model if model is None else model)
+        bound = [linear.rebound(named) for linear in self._bound]
+        return audit_bound(plan, bound, self.model if model is None else model, probe=probe, saved_dtype=saved_dtype)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs, for the checkpoint: the reference, and hashes of plan and base."""
+        values = {b.linear.name: b.reference.values for b in self._bound if b.reference is not None}
+        values |= {f"{PROJECTOR}/{name}": tensor for name, tensor in self._base.items()}
+        return {
+            "plan": self.plan.fingerprint,
+            "base": self.plan.base_hash,
+            "reference": self.reference,
+            "values": {name: value.detach().cpu().clone() for name, value in values.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the reference from what `state_dict()` gave; HoldError where plan or base is another. Weights stay."""
+        own = {"base": self.plan.base_hash, "plan": self.plan.fingerprint, "reference": self.reference}
+        what = {
+            "base": "base: make the plan on the weights before training, then load those of the checkpoint",
+            "plan": "plan: load the one that the run saved (HoldPlan.load) instead of fitting a new anchor",
+            "reference": f"reference: give attach reference={state['reference']!r}",
+        }
+        for key, value in own.items():
+            if state[key] != value:
+                raise HoldError(f"the checkpoint's holds belong to another {what[key]}")
+        values, is_start = state["values"], self.reference == "start"
+        for i, bound in enumerate(self._bound):
+            if bound.reference is not None:
+                is_full = is_start or bound.reference.is_full
+                self._bound[i] = bound.with_reference(values[bound.linear.name], is_full=is_full)
+        prefix = f"{PROJECTOR}/"
+        self._base = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+        self._written = fingerprints([bound.parameters for bound in self._bound])
+
+    def remove(self) -> None:
+        """Stop holding; the weights stay as they are."""
+        if self._hook is not None:
+            self._hook.remove()
+        if self.penalty is not None:
+            self.penalty.remove()
+
+
+def _require_zero_update(bound: BoundLinear) -> None:
+    if bound.change_norm() != 0.0:
+        raise HoldError(
+            f"{bound.linear.name}: its LoRA update does not start at zero (B A != 0). Use an init with B = 0; re-base "
+            "(subtract the start from the base weight and train a second adapter); or, if this run resumes a "
+            "checkpoint, give attach the state that was saved with it"
+        )

@@ -1,0 +1,238 @@
+"""The audit: what moved, and how much of it in the protected directions; of the weights and of the function.
+
+- weight leak ||P_out Delta P_in||_F / ||Delta||_F on the merged weight, which `exact` keeps within
+  1e-6 + 2 eps ||W0||_F / ||Delta||_F (eps of the tensor's type: W0 + Delta cannot be stored better);
+- function leak, outputs and manifold: E||P (f(v) - f0(v))||^2 / E||f(v) - f0(v)||^2 of the whole projector on a probe;
+- function leak, inputs: E||Delta P x||^2 / E||Delta x||^2 on the linear's own inputs x before training (with the
+  constant where a bias is held): how much of the change in its outputs comes from the held part of its inputs.
+
+Shape legend: R rows and D width of the filtered space (see `linear.py`), N tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from textanchor.errors import HoldError
+from textanchor.holds.linear import BoundLinear
+from textanchor.holds.penalty import protected_energy
+from textanchor.holds.plan import HoldPlan, inside_ddp
+from textanchor.holds.probe import Probe
+from textanchor.spectral import Subspace
+from textanchor.vlm.names import base_modules, is_within
+from textanchor.vlm.parts_table import aligned
+
+ABSOLUTE_BOUND, ROUNDINGS = 1e-6, 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRow:
+    """What moved in one held linear, or in a projector held by its function; None where it cannot be known."""
+
+    name: str
+    rule: str
+    protected_norm: float | None = None
+    """||P_out Delta P_in||_F."""
+    change_norm: float | None = None
+    """||Delta||_F; needs the whole weight before training, which is not kept of full linears of the language model."""
+    weight_leak: float | None = None
+    bound: float | None = None
+    """Largest weight leak that `exact` may leave."""
+    function_leak: float | None = None
+    relative_update: float | None = None
+    """||Delta||_F / ||W0||_F."""
+    norm_ratio: float | None = None
+    """||W||_F / ||W0||_F."""
+    saved_leak: float | None = None
+    """Weight leak after the merged weight is rounded to the type that it is saved in."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the promise of `exact` holds; other rules promise no number."""
+        known = self.weight_leak is not None and self.bound is not None
+        return not (self.rule == "exact" and known and self.weight_leak > self.bound)  # pyright: ignore
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionAudit:
+    """How the visual tokens of the probe changed."""
+
+    leak: float | None
+    """Protected share of the energy of the change; None where no directions of the outputs are protected."""
+    leak_normalized: float | None
+    """The same after every token is divided by its root mean square, which is what the language model sees first."""
+    relative_change: float
+    """sqrt(E||f - f0||^2 / E||f0||^2)."""
+    norm_ratio: float
+    """Mean norm of a visual token over that before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditReport:
+    """One row for each held linear, and the projector's function where a probe was given."""
+
+    rows: tuple[AuditRow, ...]
+    projector: FunctionAudit | None
+
+    @property
+    def broken(self) -> tuple[AuditRow, ...]:
+        """Rows under `exact` that leak more than their bound."""
+        return tuple(row for row in self.rows if not row.is_kept)
+
+    def require_kept(self) -> None:
+        """Raise HoldError naming the worst tensor where `exact` did not keep its promise."""
+        if self.broken:
+            worst = max(self.broken, key=lambda row: row.weight_leak or 0.0)
+            raise HoldError(
+                f"{worst.name}: {worst.weight_leak:.2g} of its change lies in protected directions, more than the "
+                f"{worst.bound:.2g} that rounding explains ({len(self.broken)} linears in all); something wrote to it "
+                "after the optimizer's step, or another optimizer moved it"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values: `tensors` (a list of rows) and `projector`."""
+        return {
+            "tensors": [dict(vars(row)) for row in self.rows],
+            "projector": None if self.projector is None else dict(vars(self.projector)),
+        }
+
+    def __str__(self) -> str:
+        header = ("linear", "rule", "weight leak", "bound", "function leak", "update / weight", "norm ratio")
+        keys = ("weight_leak", "bound", "function_leak", "relative_update", "norm_ratio")
+        rows = [(row.name, row.rule, *(_shown(getattr(row, key)) for key in keys)) for row in self.rows]
+        lines = [aligned([header, *rows])]
+        if self.projector is not None:
+            values = (f"{key.replace('_', ' ')} {_shown(value)}" for key, value in vars(self.projector).items())
+            lines.append(f"projector on the probe: {', '.join(values)}")
+        return "\n".join(lines)
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def audit_plan(
+    plan: HoldPlan,
+    model: nn.Module | None = None,
+    *,
+    probe: Probe | None = None,
+    saved_dtype: torch.dtype | None = None,
+) -> AuditReport:
+    """What moved since the plan was made, in a model that was held or not.
+
+    `probe` adds function leaks, `saved_dtype` the weight leak after rounding to that type. HoldError where the model
+    lacks a tensor of the plan (it was merged or belongs to another plan).
+    """
+    named = plan.parameters(model)
+    bound = [BoundLinear.bind(linear, named) for linear in plan.linears]
+    model = plan.model if model is None else model
+    assert model is not None
+    return audit_bound(plan, bound, model, probe=probe, saved_dtype=saved_dtype)
+
+
+@torch.no_grad()
+def audit_bound(
+    plan: HoldPlan,
+    bound: Sequence[BoundLinear],
+    model: nn.Module,
+    *,
+    probe: Probe | None,
+    saved_dtype: torch.dtype | None,
+) -> AuditReport:
+    """The audit of linears that are bound to tensors already; see `audit_plan`."""
+    weights = base_modules(inside_ddp(model))
+    in_projector = [b for b in bound if is_within(b.linear.name, plan.paths.get("projector", ()))]
+    writer = next((b for b in in_projector if b.linear.is_text_writer), None)
+    function, inputs = None, {} if probe is None else probe.inputs
+    if probe is not None and probe.outputs_ND is not None:
+        space = plan.projector.subspace if plan.projector else writer.linear.subspace if writer else None
+        function = _audit_function(probe.outputs_ND, probe.outputs_of(inside_ddp(model)), space)
+    leak = None if function is None else function.leak
+    rows = [
+        _audit_linear(b, weights[b.linear.name], leak if b is writer else _input_leak(b, inputs), saved_dtype)
+        for b in bound
+    ]
+    if plan.projector is not None:
+        rule = f"penalty {plan.projector.strength:g}"
+        rows.append(AuditRow(name=plan.projector.name, rule=rule, function_leak=leak))
+    return AuditReport(rows=tuple(rows), projector=function)
+
+
+def _audit_linear(
+    bound: BoundLinear, module: nn.Module, function_leak: float | None, saved_dtype: torch.dtype | None
+) -> AuditRow:
+    linear, protected, change = bound.linear, bound.protected_norm(), bound.change_norm()
+    start_RD, now_RD = _start_and_now(bound, module)
+    leak = limit = relative = None
+    if change is not None:
+        leak = protected / change if change else 0.0
+    if change is not None and linear.base_norm:
+        relative, eps = change / linear.base_norm, torch.finfo(bound.tensors[0].dtype).eps
+        limit = ABSOLUTE_BOUND + (ROUNDINGS * eps / relative if change else 0.0)
+    return AuditRow(
+        name=linear.name,
+        rule=linear.config.rule(),
+        protected_norm=protected,
+        change_norm=change,
+        weight_leak=leak,
+        bound=limit,
+        function_leak=function_leak,
+        relative_update=relative,
+        norm_ratio=None if now_RD is None or not linear.base_norm else float(now_RD.norm()) / linear.base_norm,
+        saved_leak=None if saved_dtype is None else _saved_leak(bound, start_RD, now_RD, saved_dtype),
+    )
+
+
+def _start_and_now(bound: BoundLinear, module: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+    """X before training and now, merged, in float64; None where it cannot be known."""
+    if not bound.linear.is_lora:
+        start_RD = bound.whole_base()
+        return None if start_RD is None else start_RD.double(), torch.cat([x_RD for _, x_RD, _ in bound.rows(start_RD)])
+    weight, change_RD = module.weight, bound.change()
+    if not isinstance(weight, Tensor) or not weight.is_floating_point() or change_RD is None:
+        return None, None
+    start_RD = weight.to(change_RD) if bound.linear.side == "in" else weight.T.to(change_RD)
+    return start_RD, start_RD + change_RD
+
+
+def _saved_leak(bound: BoundLinear, start: Tensor | None, now: Tensor | None, dtype: torch.dtype) -> float | None:
+    if start is None or now is None:
+        return None
+    change_RD = now.to(dtype).to(start) - start
+    total = float(change_RD.norm())
+    return float(bound.subspace.protected(change_RD).norm()) / total if total else 0.0
+
+
+def _input_leak(bound: BoundLinear, inputs: Mapping[str, Tensor]) -> float | None:
+    """E||Delta P x||^2 / E||Delta x||^2; None for outputs, without inputs, or where the start is not known."""
+    change_RD = bound.change()
+    if bound.linear.side != "in" or bound.linear.name not in inputs or change_RD is None:
+        return None
+    x_ND = inputs[bound.linear.name].to(change_RD)
+    if bound.subspace.width > x_ND.shape[1]:
+        x_ND = torch.cat([x_ND, x_ND.new_ones(len(x_ND), 1)], dim=1)
+    total = float((x_ND @ change_RD.T).square().sum())
+    return float((bound.subspace.protected(x_ND) @ change_RD.T).square().sum()) / total if total else 0.0
+
+
+def _audit_function(start_ND: Tensor, now_ND: Tensor, space: Subspace | None) -> FunctionAudit:
+    normalized = _rms_normalized(start_ND), _rms_normalized(now_ND)
+    return FunctionAudit(
+        leak=None if space is None else _function_leak(start_ND, now_ND, space),
+        leak_normalized=None if space is None else _function_leak(*normalized, space),
+        relative_change=float((now_ND - start_ND).norm() / start_ND.norm()),
+        norm_ratio=float(now_ND.norm(dim=1).mean() / start_ND.norm(dim=1).mean()),
+    )
+
+
+def _function_leak(start_ND: Tensor, now_ND: Tensor, space: Subspace) -> float:
+    change_ND = now_ND - start_ND
+    total = float(change_ND.square().sum(1).mean())
+    return float(protected_energy(change_ND, space)) / total if total else 0.0
+
+
+def _rms_normalized(states_ND: Tensor) -> Tensor:
+    return states_ND / states_ND.square().mean(1, keepdim=True).sqrt().clamp_min(torch.finfo(states_ND.dtype).tiny)

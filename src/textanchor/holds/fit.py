@@ -1,0 +1,209 @@
+"""Fit an anchor on a model: one pass over texts for its language model, one over images for its projector.
+
+Nothing is trained and no state is kept, only moments. All linears that receive the same states share one entry.
+
+Shape legend: B texts of a batch, L tokens, N tokens that count, D width of a state.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from textanchor.errors import DataError, HoldError
+from textanchor.files import sha256_of_json
+from textanchor.holds.anchor import INPUTS, SLOPES, TEXT_EMBEDDING, Anchor
+from textanchor.holds.pullback import SlopesGatherer
+from textanchor.holds.store import hash_of_model
+from textanchor.spectral import MomentsStream, sink_bound
+from textanchor.vlm.capture import capture_inputs
+from textanchor.vlm.names import unwrapped
+from textanchor.vlm.parts import VLMParts, find_parts
+
+MIN_PILOT_TOKENS = 64  # with fewer, mean and spread of the norms say too little to call a token a sink
+
+Progress = Callable[[int, int], None]
+"""Called with batches done and batches in all."""
+
+
+def fit_anchor(
+    model: nn.Module,
+    processor: Any,
+    texts: Sequence[str],
+    images: Sequence[Any] | None = None,
+    *,
+    parts: VLMParts | None = None,
+    linears: Iterable[str] | None = None,
+    max_length: int = 512,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> Anchor:
+    """Moments of a model's text states, and with `images` (PIL, RGB) of what enters its projector's linears.
+
+    `texts` are cut to `max_length` tokens. `linears` (base names) limits those of the language model: moments of a
+    linear of input width D take 8 (D + 1)^2 bytes. First tokens, begin-of-sequence tokens and tokens of massive norm count
+    as sinks. Fit before training; PEFT may wrap the model already. DataError where there are no texts, HoldError where
+    states are not finite.
+    """
+    parts = find_parts(model) if parts is None else parts
+    rows = _token_rows(processor, texts, max_length)
+    text_linears = list(parts.text_linears()) if linears is None else list(linears)
+    text_batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)] if text_linears else []
+    image_batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)] if images else []
+    streams = _Streams()
+    with _evaluating(model), torch.no_grad():
+        embedding = _embedding_stream(parts, rows)
+        run = _TextRun(parts, processor, text_linears)
+        if text_batches:
+            streams.learn_bounds(lambda consume: run(text_batches[-1], consume))  # the longest texts
+        for done, batch in enumerate(text_batches, 1):
+            streams.count(lambda consume, batch=batch: run(batch, consume))
+            if progress is not None:
+                progress(done, len(text_batches) + len(image_batches))
+        slopes = SlopesGatherer(parts)
+        for done, batch in enumerate(image_batches, len(text_batches) + 1):
+            with slopes.watching():
+                streams.count(lambda consume, batch=batch: _run_images(parts, processor, batch, consume))
+            if progress is not None:
+                progress(done, len(text_batches) + len(image_batches))
+    moments = {TEXT_EMBEDDING: embedding.moments()}
+    moments |= {f"{INPUTS}/{name}": stream.moments() for name, stream in streams.by_name.items()}
+    moments |= {f"{SLOPES}/{name}": stream.moments() for name, stream in slopes.streams.items()}
+    aliases = {f"{INPUTS}/{name}": f"{INPUTS}/{source}" for name, source in streams.aliases.items()}
+    return Anchor(moments, aliases, _provenance(model, texts, rows, images, max_length))
+
+
+class _Streams:
+    """A moment for each linear, or for the first of those that receive the same states."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, MomentsStream] = {}
+        self.aliases: dict[str, str] = {}
+        self._bounds: dict[str, float] = {}
+
+    def learn_bounds(self, run: "Run") -> None:
+        """Norm above which a token of each linear's inputs is a sink, from one batch without its first tokens."""
+        norms: dict[str, list[Tensor]] = {}
+
+        def consume(name: str, states_ND: Tensor, is_sink_N: Tensor | None) -> None:
+            norms_N = torch.linalg.vector_norm(states_ND, dim=1, dtype=torch.float64)
+            norms.setdefault(name, []).append(norms_N if is_sink_N is None else norms_N[~is_sink_N])
+
+        run(consume)
+        for name, pieces in norms.items():
+            norms_N = torch.cat(pieces)
+            if len(norms_N) >= MIN_PILOT_TOKENS:
+                self._bounds[name] = sink_bound(norms_N)
+
+    def count(self, run: "Run") -> None:
+        """Count in the states of one batch."""
+
+        def consume(name: str, states_ND: Tensor, is_sink_N: Tensor | None) -> None:
+            if name not in self.by_name:
+                bound = self._bounds.get(name, float("inf"))
+                self.by_name[name] = MomentsStream(states_ND.shape[1], sink_norm=bound, source=f"{INPUTS}/{name}")
+            self.by_name[name].add(states_ND, is_sink_N=is_sink_N)
+
+        for name, source in run(consume).items():
+            if self.aliases.setdefault(name, source) != source:
+                raise HoldError(
+                    f"{name}: its inputs are those of {self.aliases[name]} in one batch and those of {source} in "
+                    "another; fit it alone, with linears=[...]"
+                )
+
+
+Consume = Callable[[str, Tensor, Tensor | None], None]
+Run = Callable[[Consume], dict[str, str]]
+"""Runs a batch, gives each linear's states to a consumer, and returns linear -> linear whose states it shares."""
+
+
+def _token_rows(processor: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
+    tokenizer = getattr(processor, "tokenizer", processor)
+    rows = [tokenizer(text)["input_ids"][:max_length] for text in texts]
+    rows = sorted((row for row in rows if row), key=len)  # texts of like length together: little padding
+    if not rows:
+        raise DataError("fit_anchor: no text has a token; give the texts that the model shall keep its language on")
+    return rows
+
+
+def _embedding_stream(parts: VLMParts, rows: list[list[int]]) -> MomentsStream:
+    """Rows of the input embedding, each weighted by how often the texts use its token."""
+    table_VD = parts.module(parts.input_embedding).weight
+    assert isinstance(table_VD, Tensor)
+    ids_N, counts_N = torch.tensor([token for row in rows for token in row]).unique(return_counts=True)
+    stream = MomentsStream(table_VD.shape[1], source=TEXT_EMBEDDING)
+    stream.add(table_VD[ids_N.to(table_VD.device)], weights_N=counts_N)
+    return stream
+
+
+class _TextRun:
+    """Runs the language model alone on texts, so that no logits are made."""
+
+    def __init__(self, parts: VLMParts, processor: Any, linears: list[str]) -> None:
+        tokenizer = getattr(processor, "tokenizer", processor)
+        self.parts, self.linears = parts, linears
+        self.begin_id = getattr(tokenizer, "bos_token_id", None)
+        self.language_model = parts.module(parts.language_model)
+
+    def __call__(self, rows: list[list[int]], consume: Consume) -> dict[str, str]:
+        """Run one batch, padded to the right; padding is not counted."""
+        longest = max(len(row) for row in rows)
+        device = next(self.language_model.parameters()).device
+        ids_BL = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
+        real_BL = torch.tensor([[i < len(row) for i in range(longest)] for row in rows], device=device)
+        sink_BL = torch.zeros_like(real_BL)
+        sink_BL[:, 0] = True
+        if self.begin_id is not None:
+            sink_BL |= ids_BL == self.begin_id
+        is_sink_N = sink_BL[real_BL]
+        return capture_inputs(
+            self.parts.model,
+            self.linears,
+            lambda: self.language_model(input_ids=ids_BL, attention_mask=real_BL.long(), use_cache=False),
+            lambda name, states_ND: consume(name, states_ND, is_sink_N),
+            token_mask=real_BL,
+        )
+
+
+def _run_images(parts: VLMParts, processor: Any, images: Sequence[Any], consume: Consume) -> dict[str, str]:
+    """Run tower and projector on a batch of images."""
+    parameter = next(iter(parts.parameters_of("projector").values()))
+    inputs = processor.image_processor(images=list(images), return_tensors="pt")
+    visual = {name: value.to(parameter.device) for name, value in inputs.items() if isinstance(value, Tensor)}
+    visual["pixel_values"] = visual["pixel_values"].to(parameter.dtype)
+    base: Any = unwrapped(parts.model)
+    return capture_inputs(
+        parts.model,
+        list(parts.projector_linears()),
+        lambda: base.get_image_features(**visual),
+        lambda name, states_ND: consume(name, states_ND, None),
+    )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout; each module returns to its own mode."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _provenance(
+    model: nn.Module, texts: Sequence[str], rows: list[list[int]], images: Sequence[Any] | None, max_length: int
+) -> dict[str, Any]:
+    return {
+        "model": type(unwrapped(model)).__name__,
+        "model_hash": hash_of_model(model),
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "texts_hash": sha256_of_json(list(texts)),
+        "num_texts": len(texts),
+        "num_tokens": sum(len(row) for row in rows),
+        "max_length": max_length,
+        "num_images": len(images) if images else 0,
+    }

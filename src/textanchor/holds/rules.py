@@ -1,0 +1,106 @@
+"""The rules as pure functions on the change X - X0 of a matrix whose rows live in the filtered space.
+
+Every rule damps direction i of the change by c ** p_i, with p_i the direction's protection (its gain, or 1 - gain in a
+complement): `exact` is c = 0, `decay` is c = exp(-lr beta), `share` is the largest c <= 1 that meets its cap.
+
+Shape legend: R rows, D width of the filtered space, K directions of the filter.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from textanchor.spectral import Subspace
+
+CAP_TOLERANCE = 1e-6  # a part that exceeds its cap by rounding only is left as it is, so that the rule is idempotent
+NUM_BISECTIONS = 60
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is known of X0: its coordinates X0 V (where the rule needs no more), or all of it. Rounded nowhere."""
+
+    values: Tensor
+    """(R, K) coordinates in float64, or (R, D) in the matrix's own type."""
+    is_full: bool
+
+    @classmethod
+    def of(cls, x_RD: Tensor, subspace: Subspace, *, needs_all: bool) -> "Reference":
+        """Reference of a matrix; itself where the rule or the filter's complement needs all, or that is no larger."""
+        if needs_all or subspace.complement or 2 * subspace.directions_DK.shape[1] >= subspace.width:
+            return cls(x_RD, is_full=True)
+        directions_DK = subspace.directions_DK
+        return cls(x_RD.to(directions_DK) @ directions_DK, is_full=False)
+
+
+def damped(x_RD: Tensor, reference_R: Tensor | None, is_full: bool, subspace: Subspace, factor: float) -> Tensor:
+    """X with each direction i of its change damped by factor ** p_i; `reference_R` None is X0 = 0.
+
+    `reference_R` holds the rows of X0 (`is_full`) or their coordinates. A complement needs all of X0.
+    """
+    directions_DK, gains_K = subspace.directions_DK, subspace.gains_K
+    base = torch.zeros_like(x_RD) if reference_R is None else reference_R.to(x_RD)
+    if subspace.complement:
+        change_RD = x_RD - base
+        coordinates_RK = (change_RD @ directions_DK) * (factor ** (1 - gains_K) - factor)
+        return base + factor * change_RD + coordinates_RK @ directions_DK.T
+    coordinates_RK = change_coordinates(x_RD, reference_R, is_full, subspace)
+    return x_RD - (coordinates_RK * (1 - factor**gains_K)) @ directions_DK.T
+
+
+def change_coordinates(x_RD: Tensor, reference_R: Tensor | None, is_full: bool, subspace: Subspace) -> Tensor:
+    """(X - X0) V, as (R, K)."""
+    if reference_R is None:
+        return x_RD @ subspace.directions_DK
+    if is_full:
+        return (x_RD - reference_R.to(x_RD)) @ subspace.directions_DK
+    return x_RD @ subspace.directions_DK - reference_R
+
+
+def decay_factor(lr: float, beta: float) -> float:
+    """c of `decay`: exp(-lr beta), so that the pull does not depend on how a distance is cut into steps."""
+    return math.exp(-lr * beta)
+
+
+def share_factor(energies_K: Tensor, total_energy: float, subspace: Subspace, share: float) -> float:
+    """c of `share`: the largest c <= 1 with protected part <= share x its isotropic part of the rest.
+
+    `energies_K` are those of the change along the filter's directions, `total_energy` is that of the whole change. With
+    p_i the protection and n_free, e_free the number and energy of the directions with p = 0, which are free:
+    sum_i p_i c^(2 p_i) e_i <= share^2 (sum p_i / n_free) e_free. Share 1 lets an isotropic change pass, share 0 is `exact`.
+    """
+    gains_K = subspace.gains_K
+    outside_energy = max(total_energy - float(energies_K.sum()), 0.0)
+    outside_count = subspace.width - len(gains_K)
+    inside, outside = (1 - gains_K, 1.0) if subspace.complement else (gains_K, 0.0)
+    protections = torch.cat([inside, gains_K.new_tensor([outside])])
+    energies = torch.cat([energies_K, energies_K.new_tensor([outside_energy])])
+    counts = torch.cat([torch.ones_like(gains_K), gains_K.new_tensor([outside_count])])
+    is_free = protections == 0
+    isotropic = float((protections * counts).sum() / counts[is_free].sum() * energies[is_free].sum())
+    cap = share**2 * isotropic
+
+    def protected_energy(factor: float) -> float:
+        return float((protections * factor ** (2 * protections) * energies)[~is_free].sum())
+
+    largest = protected_energy(1.0)
+    if largest <= cap * (1 + CAP_TOLERANCE) ** 2:
+        return 1.0
+    if cap == 0:
+        return 0.0
+    if bool((protections[~is_free] == 1).all()):
+        return math.sqrt(cap / largest)
+    low, high = 0.0, 1.0
+    for _ in range(NUM_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if protected_energy(middle) <= cap else (low, middle)
+    return low
+
+
+def num_free(subspace: Subspace) -> int:
+    """Number of directions that the filter does not protect at all."""
+    protections_K = 1 - subspace.gains_K if subspace.complement else subspace.gains_K
+    outside = 0 if subspace.complement else subspace.width - len(protections_K)
+    return outside + int((protections_K == 0).sum())

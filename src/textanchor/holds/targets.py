@@ -1,0 +1,109 @@
+"""What is trained in a part of a model: full linears, LoRA updates of linears, and everything else.
+
+PEFT's layers are known by their attributes, so that PEFT itself is not needed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from textanchor.errors import HoldError
+from textanchor.holds.entries import NOT_TRAINED
+from textanchor.vlm.names import base_modules, is_within, joined, peft_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One linear of which something is trained."""
+
+    name: str
+    tensors: tuple[str, ...]
+    """(weight) or (weight, bias), those that are trained; of a LoRA update (lora_A, lora_B)."""
+    is_lora: bool
+    scaling: float
+    weight: Tensor
+    """Weight (out, in) before training; of a LoRA update the frozen one under it."""
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether a bias is trained along with the weight."""
+        return not self.is_lora and len(self.tensors) > 1
+
+
+def find_targets(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> tuple[dict[str, Target], dict[str, str]]:
+    """Linears (by base name, in the order of `parameters`) with something trained, and why each other tensor is frozen.
+
+    HoldError for adapter weights that are no plain LoRA update.
+    """
+    modules, layers = base_modules(model), peft_layers(model)
+    targets: dict[str, Target] = {}
+    frozen: dict[str, str] = {}
+    for name, parameter in parameters.items():
+        owner = _owner(name, layers) or name.rpartition(".")[0]
+        if not parameter.requires_grad:
+            frozen[name] = NOT_TRAINED
+        elif owner in targets:
+            pass
+        elif owner in layers:
+            targets[owner] = _lora_target(owner, layers[owner], modules[owner], parameters)
+        elif isinstance(modules.get(owner), nn.Linear) and _is_trained(parameters.get(joined(owner, "weight"))):
+            targets[owner] = _full_target(owner, parameters)
+        else:
+            frozen[name] = f"no rule for a {_kind(name, parameter, modules.get(owner))}, so it stays as it is"
+    return targets, frozen
+
+
+def _is_trained(parameter: nn.Parameter | None) -> bool:
+    return parameter is not None and parameter.requires_grad
+
+
+def _owner(name: str, layers: Mapping[str, nn.Module]) -> str | None:
+    return next((layer for layer in layers if is_within(name, layer) or layer == ""), None)
+
+
+def _kind(name: str, parameter: nn.Parameter, owner: nn.Module | None) -> str:
+    if isinstance(owner, nn.Linear):
+        return "bias without its weight"
+    return f"tensor {tuple(parameter.shape)} of {type(owner).__name__}" if owner is not None else f"bare tensor {name}"
+
+
+def _full_target(owner: str, parameters: Mapping[str, nn.Parameter]) -> Target:
+    weight, bias = joined(owner, "weight"), joined(owner, "bias")
+    has_bias = bias in parameters and parameters[bias].requires_grad
+    return Target(
+        name=owner,
+        tensors=(weight, bias) if has_bias else (weight,),
+        is_lora=False,
+        scaling=1.0,
+        weight=parameters[weight].detach(),
+    )
+
+
+def _lora_target(owner: str, layer: nn.Module, base: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Target:
+    trained = [name for name, p in parameters.items() if p.requires_grad and (owner == "" or is_within(name, owner))]
+    adapters = sorted(getattr(layer, "lora_A", {}))
+    pairs = {adapter: tuple(joined(owner, f"lora_{side}.{adapter}.weight") for side in "AB") for adapter in adapters}
+    active = [adapter for adapter, pair in pairs.items() if set(pair) & set(trained)]
+    if len(active) != 1 or set(trained) != set(pairs[active[0]]):
+        raise HoldError(
+            f"{owner}: an adapted linear is held where exactly lora_A and lora_B of one adapter are trained, found "
+            f"{', '.join(trained)}; use plain LoRA (no DoRA, no trained bias, both of A and B), or leave it unheld"
+        )
+    weight = getattr(base, "weight", None)
+    if not isinstance(base, nn.Linear) or not isinstance(weight, Tensor):
+        raise HoldError(f"{owner}: LoRA on a {type(base).__name__} cannot be held, only on a linear; leave it out")
+    scaling = getattr(layer, "scaling", {}).get(active[0], 1.0)
+    return Target(name=owner, tensors=pairs[active[0]], is_lora=True, scaling=float(scaling), weight=weight.detach())
+
+
+def norms(target: Target, parameters: Mapping[str, Tensor]) -> tuple[float, float] | tuple[None, None]:
+    """Frobenius norm of what is held (with a bias) and root mean square of the weight's entries; None if quantised."""
+    if not target.weight.is_floating_point():
+        return None, None
+    energy = float(torch.linalg.vector_norm(target.weight, dtype=torch.float64)) ** 2
+    rms = (energy / target.weight.numel()) ** 0.5
+    if target.has_bias:
+        energy += float(torch.linalg.vector_norm(parameters[target.tensors[1]].detach(), dtype=torch.float64)) ** 2
+    return energy**0.5, rms
