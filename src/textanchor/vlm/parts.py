@@ -110,9 +110,8 @@ class VLMParts:
         expected = {name for name in cls.__dataclass_fields__ if name != "model"}
         if values.keys() != expected:
             raise ModelError(f"stored parts: expected the keys {', '.join(sorted(expected))}; run find_parts again")
-        parts = cls(
-            model=model, **{n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}
-        )
+        fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        parts = cls(model=model, **fields)
         missing = set(parts.projector_tensors) - set(parts.parameters_of("projector"))
         if missing:
             raise ModelError(
