@@ -1,0 +1,154 @@
+"""Holds in the Hugging Face Trainer and its subclasses (TRL), and the callbacks that `adapt` knows.
+
+`Trainer(..., callbacks=[AnchorCallback(plan)])` is all that exact, share and decay need. The term of hold="penalty"
+joins the loss with `PenaltyMixin`: `class MyTrainer(PenaltyMixin, SFTTrainer): pass`.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from textanchor.errors import HoldError
+from textanchor.holds import HoldHandle, HoldPlan, attach
+
+if TYPE_CHECKING:
+    from textanchor.training.session import Session
+
+HOLDS_FILE = "holds.safetensors"
+"""File of a checkpoint with the reference that the holds count from."""
+
+
+class AnchorCallback(TrainerCallback):
+    """Holds a model by `plan` while it is trained, and keeps the reference with each checkpoint.
+
+    A run that resumes a checkpoint takes its reference; HoldError where the checkpoint has none, because its weights
+    have already moved and would be taken for the start.
+    """
+
+    def __init__(self, plan: HoldPlan):
+        self.plan = plan
+        self.handle: HoldHandle | None = None
+        """The hold at work, once training has begun; its `audit()` also after the end."""
+        self._num_penalties = 0
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        """Attach the plan to the optimizer."""
+        if self.handle is not None:
+            self.handle.remove()
+        saved = None if state.global_step == 0 else load_holds(checkpoint_folder(args, state))
+        self.handle = attach(self.plan, optimizer, model, state=saved)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Notice a penalty that nobody adds to the loss."""
+        if self.handle is not None and self.handle.penalty is not None and self._num_penalties == 0:
+            raise HoldError(
+                "hold='penalty' is a term of the loss, and this trainer does not add it; train with "
+                "`class MyTrainer(PenaltyMixin, Trainer): pass` (textanchor.training.hf), or choose exact, share or "
+                "decay"
+            )
+        self._num_penalties = 0
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Write the reference into the checkpoint."""
+        if self.handle is not None:
+            save_holds(self.handle, checkpoint_folder(args, state))
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Stop holding."""
+        if self.handle is not None:
+            self.handle.remove()
+
+    def penalty(self) -> Tensor | float:
+        """The term of hold="penalty" for the forward pass since the last call; 0 under other holds."""
+        self._num_penalties += 1
+        return 0.0 if self.handle is None or self.handle.penalty is None else self.handle.penalty()
+
+
+class PenaltyMixin:
+    """Put before a Trainer class, adds the terms of its `AnchorCallback`s to the loss; it is averaged over a step."""
+
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **keywords: Any) -> Any:
+        """The loss of the class behind, plus the penalties."""
+        trainer: Any = self
+        result: Any = super().compute_loss(model, inputs, return_outputs, **keywords)  # pyright: ignore
+        loss, *rest = result if return_outputs else (result,)
+        held = [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, AnchorCallback)]
+        is_scaled = trainer.loss_is_scaled_for_ga  # None: as the Trainer itself decides
+        if is_scaled is None:
+            counted = trainer.model_accepts_loss_kwargs and keywords.get("num_items_in_batch") is not None
+            is_scaled = counted or trainer.compute_loss_func is not None
+        scale = 1 / trainer.current_gradient_accumulation_steps if is_scaled else 1.0
+        loss = loss + scale * sum(callback.penalty() for callback in held)
+        return (loss, *rest) if return_outputs else loss
+
+
+def save_holds(handle: HoldHandle, folder: Path) -> None:
+    """Write what `load_holds` reads."""
+    state = handle.state_dict()
+    values = {name: value.contiguous() for name, value in state["values"].items()}
+    save_file(values, folder / HOLDS_FILE, metadata={key: state[key] for key in ("plan", "base", "reference")})
+
+
+def load_holds(folder: Path) -> dict[str, Any]:
+    """The state of the holds in a checkpoint, for `attach`; HoldError where there is none."""
+    file = folder / HOLDS_FILE
+    if not file.is_file():
+        raise HoldError(
+            f"{file}: no such file, so the weights that the holds count from are not known; resume from a checkpoint "
+            "that was written with AnchorCallback, with the output_dir of that run"
+        )
+    with safe_open(file, framework="pt") as opened:
+        names: list[str] = list(opened.keys())
+        return {**opened.metadata(), "values": {name: opened.get_tensor(name) for name in names}}
+
+
+class RunCallback(TrainerCallback):
+    """A callback that `adapt` tells about the run, and whose record goes into checkpoints and into run.json."""
+
+    name: str
+    """Key of the record."""
+
+    def on_run_begin(self, session: "Session") -> None:
+        """Called once before training, also of a resumed run; the model has its starting weights."""
+
+    def record(self) -> Any:
+        """What was recorded so far, as plain values for JSON; None for nothing."""
+        return None
+
+    def restore(self, record: Any) -> None:
+        """Go on from what `record` gave when the checkpoint was written."""
+
+
+class TokenCounter(RunCallback):
+    """Number of tokens that a run was trained on, over all sittings of a resumed one."""
+
+    name = "tokens"
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def record(self) -> int:
+        """The number so far."""
+        return self.count
+
+    def restore(self, record: int) -> None:
+        """Go on from the number of a checkpoint."""
+        self.count = record
+
+
+def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
+    """Folder of the checkpoint of the current step."""
+    return Path(args.output_dir or ".") / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"

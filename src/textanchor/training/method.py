@@ -1,0 +1,78 @@
+"""What a method is: it may choose what is trained, add a term to the loss, and act on the weights through callbacks.
+
+A method is a frozen dataclass whose fields are its options, one file each in `textanchor.methods`.
+"""
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from textanchor.config import from_dict
+from textanchor.errors import ConfigError
+from textanchor.training.config import PartsConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import TrainerCallback
+
+    from textanchor.holds import HoldPlan, Probe
+    from textanchor.training.session import Session
+
+Needs = Literal["nothing", "text", "reference images"]
+"""What a method asks for beside the training data; methods are compared within one class of needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attachment:
+    """What a method adds to one training run."""
+
+    callbacks: "tuple[TrainerCallback, ...]" = ()
+    """Called by the trainer; the record of a `RunCallback` goes into each checkpoint."""
+    penalty: "Callable[[], Tensor | float] | None" = None
+    """Scalar added to the loss, called once after each forward pass; its weights over an accumulated batch sum to 1."""
+    plan: "HoldPlan | None" = None
+    """What the run must keep; it is audited at the end."""
+    probe: "Probe | None" = None
+    """Held-out inputs on which the audit measures what the held function did."""
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Base names of the tensors that train under a rule."""
+        return () if self.plan is None else self.plan.trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbstractMethod:
+    """One way of tuning that tries to keep what the model had; the docstring of each states its formula and source."""
+
+    @property
+    def needs(self) -> Needs:
+        """What the method asks for with these options."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it needs")
+
+    def default_parts(self) -> PartsConfig:
+        """What is trained where the configuration does not say."""
+        return PartsConfig()
+
+    def check_parts(self, parts: PartsConfig) -> None:
+        """Raise ConfigError naming the key where this method cannot train these parts; by default it can."""
+
+    def start(self, session: "Session") -> Attachment:
+        """Prepare one run whose trained tensors are set up and whose optimizer is not made yet; by default nothing."""
+        return Attachment()
+
+
+def load_method(options: Mapping[str, Any]) -> AbstractMethod:
+    """The method called `options["name"]` with its other options; ConfigError naming an unknown method or option."""
+    # methods are a layer above and import this module, so their table is found by name at run time
+    table: dict[str, str] = importlib.import_module("textanchor.methods").METHODS
+    name = options.get("name")
+    if not isinstance(name, str) or name not in table:
+        close = difflib.get_close_matches(str(name), table, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(table)}"
+        raise ConfigError(f"method.name: unknown method {name!r}; {hint}")
+    module, _, attribute = table[name].partition(":")
+    method = getattr(importlib.import_module(module), attribute)
+    return from_dict(method, {key: value for key, value in options.items() if key != "name"}, source=f"method {name}")

@@ -1,0 +1,32 @@
+"""What a method and the callbacks of a run may look at."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from textanchor.training.config import AdaptConfig
+from textanchor.training.updates import StartWeights
+from textanchor.vlm.parts import VLMParts
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run after its trained tensors are set up, before the optimizer exists."""
+
+    config: AdaptConfig
+    processor: Any
+    parts: VLMParts
+    model_hash: str
+    """Hash of the model before anything was added to it, as anchors record it."""
+    start: StartWeights
+    """The trained tensors as they were before the run, also in a run that is resumed."""
+    workspace: Path
+    """Folder of the run's checkpoints; what a method computed once may be kept here for a resumed run."""
+    is_resumed: bool
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained, wrapped by PEFT where there is LoRA."""
+        return self.parts.model

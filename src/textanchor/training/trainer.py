@@ -1,0 +1,186 @@
+"""The Hugging Face Trainer with logits only at labels, a learning rate for each part and checkpoints of what is
+trained.
+
+Shape legend: B examples, L tokens, K labels in the batch, V vocabulary.
+"""
+
+import inspect
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from textanchor.errors import ModelError
+from textanchor.training.collate import Collator
+from textanchor.training.config import PART_NAMES, PartsConfig, TrainingConfig
+from textanchor.training.features import FeatureCache
+from textanchor.training.hf import TokenCounter
+from textanchor.training.sequences import IGNORED
+from textanchor.training.trainable import trained_parameters
+from textanchor.vlm.names import unwrapped
+from textanchor.vlm.parts import VLMParts
+
+logger = logging.getLogger(__name__)
+
+TRAINED_TENSORS = "trained.safetensors"
+"""File of a checkpoint with every trained tensor, by base name."""
+
+
+def training_arguments(config: TrainingConfig, folder: Path) -> TrainingArguments:
+    """The Trainer's own settings; checkpoints go below `folder`."""
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=-1 if config.max_steps is None else config.max_steps,
+        num_train_epochs=1.0 if config.epochs is None else config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        warmup_steps=config.warmup,  # below 1 it is a share of the steps
+        lr_scheduler_type="constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
+        weight_decay=config.weight_decay,
+        max_grad_norm=0.0 if config.max_grad_norm is None else config.max_grad_norm,
+        seed=config.seed,
+        bf16=config.precision == "bfloat16",
+        use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+        save_strategy="no" if config.save_steps is None else "steps",
+        save_steps=500 if config.save_steps is None else config.save_steps,
+        save_total_limit=2,
+        logging_steps=config.logging_steps,
+        logging_nan_inf_filter=False,
+        report_to=list(config.report_to) or "none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+class AdaptTrainer(Trainer):
+    """Trains what `trainable.set_up_training` left unfrozen; the loss is the mean over all answer tokens of a step."""
+
+    def __init__(
+        self,
+        arguments: TrainingArguments,
+        parts: VLMParts,
+        examples: Any,
+        collator: Collator,
+        *,
+        rates: PartsConfig,
+        label_only_logits: bool = True,
+        features: FeatureCache | None = None,
+        penalty: Callable[[], Tensor | float] | None = None,
+        held: Iterable[str] = (),
+        tokens: TokenCounter | None = None,
+        callbacks: Iterable[TrainerCallback] = (),
+    ):
+        """`held` names trained tensors that are never decayed; `features` must have indexed `examples`."""
+        super().__init__(parts.model, arguments, collator, examples, callbacks=list(callbacks))
+        self.loss_is_scaled_for_ga = True  # compute_loss divides by the labels of the whole step
+        self.model_accepts_loss_kwargs = True  # makes the Trainer count those labels
+        self.parts, self.rates, self.held = parts, rates, frozenset(held)
+        self.features, self.penalty = features, penalty
+        self.label_only_logits = label_only_logits and takes_logits_to_keep(parts.model)
+        if label_only_logits and not self.label_only_logits:
+            name = type(unwrapped(parts.model)).__name__
+            logger.warning(
+                "%s takes no logits_to_keep: its logits are computed at every token, not only at labels", name
+            )
+        self.tokens = tokens or TokenCounter()
+        trained = rates.trained()
+        self._frozen = [] if "vision_tower" in trained else [parts.module(parts.vision_tower)]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Cross-entropy summed over the batch's labels over the number of labels in the step, plus the penalty."""
+        for module in self._frozen:
+            module.eval()  # the Trainer calls model.train(): no dropout, no moving statistics in what does not learn
+        labels_BL = inputs["labels"]
+        with nullcontext() if self.features is None else self.features.lookup():
+            logits_KV = label_logits(
+                model, {k: v for k, v in inputs.items() if k != "labels"}, labels_BL, only=self.label_only_logits
+            )
+        targets_K = labels_BL[:, 1:][labels_BL[:, 1:] != IGNORED]
+        num_items = len(targets_K) if num_items_in_batch is None else num_items_in_batch
+        loss = F.cross_entropy(logits_KV.float(), targets_K, reduction="sum") / num_items
+        if self.penalty is not None:
+            loss = loss + self.penalty() * (len(targets_K) / num_items)  # the shares of a step add up to 1
+        if not math.isfinite(loss.item()):
+            raise ModelError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; lower the learning rates, or raise "
+                "training.warmup; a resumed run would meet it again"
+            )
+        self.tokens.count += int(inputs["attention_mask"].sum())
+        return (loss, {"logits": logits_KV}) if return_outputs else loss
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's optimizer with one group for each part and kind of decay."""
+        if self.optimizer is None:
+            optimizer_class, keywords = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = optimizer_class(self._parameter_groups(), **keywords)
+        return self.optimizer
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        trained, groups = trained_parameters(self.parts.model), []
+        for part in PART_NAMES:
+            of_part = {name: p for name, p in trained.items() if self.parts.part_of(name) == part}
+            # vectors (norm gains, biases) are not decayed, as in the Trainer; held tensors must not be drawn to 0
+            decayed = {name for name, p in of_part.items() if p.ndim > 1 and name not in self.held}
+            for names, decay in ((decayed, self.args.weight_decay), (of_part.keys() - decayed, 0.0)):
+                if names:
+                    parameters = [p for name, p in of_part.items() if name in names]
+                    rate = getattr(self.rates, part).learning_rate
+                    groups.append({"params": parameters, "lr": rate, "weight_decay": decay, "name": part})
+        return groups
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(self.parts.model).items()}
+        save_file(tensors, folder / TRAINED_TENSORS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        file = Path(resume_from_checkpoint) / TRAINED_TENSORS
+        saved, trained = load_file(file), trained_parameters(self.parts.model)
+        if saved.keys() != trained.keys():
+            raise ModelError(
+                f"{file}: holds other tensors than this run trains "
+                f"({', '.join(sorted(saved.keys() ^ trained.keys())[:3])}, ...); resume with the configuration that "
+                "the run was started with"
+            )
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(saved[name])
+
+
+def takes_logits_to_keep(model: nn.Module) -> bool:
+    """Whether the model's forward pass can leave out logits."""
+    return "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
+
+
+def label_logits(model: nn.Module, inputs: Mapping[str, Tensor], labels_BL: Tensor, *, only: bool = True) -> Tensor:
+    """(K, V) logits that predict the K labels, row by row; with `only`, no others are computed.
+
+    ModelError where a model that takes `logits_to_keep` does not take it as a (B, L) mask.
+    """
+    is_label_BL = labels_BL != IGNORED
+    before_label_BL = torch.zeros_like(is_label_BL)
+    before_label_BL[:, :-1] = is_label_BL[:, 1:]
+    if not only:
+        return model(**inputs).logits[before_label_BL]
+    logits_KV = model(**inputs, logits_to_keep=before_label_BL).logits
+    if logits_KV.ndim != 2 or len(logits_KV) != int(before_label_BL.sum()):
+        raise ModelError(
+            f"{type(unwrapped(model)).__name__} did not give one row of logits for each label (shape "
+            f"{tuple(logits_KV.shape)}); set training.label_only_logits: false"
+        )
+    return logits_KV
