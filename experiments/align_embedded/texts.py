@@ -15,7 +15,7 @@ class TextKeeper:
         self.vlm, self.positions_per_text = vlm, positions_per_text
         self.train = [self._ids(tokenizer, row, i, num_tokens) for i, row in enumerate(load_texts("train"))]
         self.test = [self._ids(tokenizer, row, i, num_tokens) for i, row in enumerate(load_texts("test"))]
-        self.original = {id(ids): self._hidden(ids).clone() for ids in self.train + self.test}
+        self.original = self._hidden_states(self.train + self.test)
 
     @staticmethod
     def _ids(tokenizer, row, number: int, num_tokens: int) -> Tensor:
@@ -31,8 +31,14 @@ class TextKeeper:
             return self.vlm.model.language_model(input_ids=ids_BL, use_cache=False).last_hidden_state
 
     @torch.no_grad()
-    def _hidden(self, ids: Tensor) -> Tensor:
-        return self._run([ids])[0].bfloat16()
+    def _hidden_states(self, texts: list[Tensor], *, batch_size: int = 20) -> dict[int, Tensor]:
+        """(L, D) states of each text, by the identity of its ids."""
+        states = {}
+        for start in range(0, len(texts), batch_size):
+            batch = texts[start : start + batch_size]
+            for ids, state_LD in zip(batch, self._run(batch), strict=True):
+                states[id(ids)] = state_LD[: len(ids)].bfloat16().clone()
+        return states
 
     def kl(self, rng: np.random.Generator, *, num_texts: int) -> Tensor:
         """Mean KL(original || tuned) in nats over random positions of random training texts."""

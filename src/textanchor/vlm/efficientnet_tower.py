@@ -3,7 +3,8 @@
 Notable:
 - batch normalisation is folded into the convolutions at conversion, so train and eval mode are one function;
 - features of several stages are pooled to one grid and concatenated: early stages keep colour, late ones keep shape;
-- each channel is standardised with fixed statistics, so that a projector sees inputs of one scale.
+- each channel is standardised with fixed statistics and each token scaled to root mean square 1, so that a projector
+  sees inputs of one scale: without the latter a photograph's tokens are many times longer than a drawing's.
 
 Architecture: EfficientNet (arXiv 1905.11946) without squeeze-and-excite and with ReLU6 ("lite").
 Shape legend: B batch, C channels, H/W height and width, G grid side, D concatenated channels.
@@ -49,7 +50,7 @@ def feature_channels(stages: tuple[int, ...] | list[int]) -> list[int]:
 
 
 class SamePaddedConv2d(nn.Conv2d):
-    """Convolution padded as TensorFlow does ("same": the odd pixel goes right and below), as the weights were trained."""
+    """Convolution padded as TensorFlow does ("same": the odd pixel right and below), as the weights were trained."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         (kernel, _), (stride, _) = self.kernel_size, self.stride
@@ -130,6 +131,7 @@ class EfficientNetTower(PreTrainedModel):
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Tokens as the only hidden state; further keyword arguments of the Transformers call are not needed."""
         tokens_BND = (self.pooled_stages(pixel_values) - self.feature_mean) / self.feature_std
+        tokens_BND = F.rms_norm(tokens_BND, tokens_BND.shape[-1:], eps=1e-6)
         return BaseModelOutputWithPooling(last_hidden_state=tokens_BND, hidden_states=(tokens_BND,))
 
 

@@ -1,0 +1,78 @@
+"""What the demo trains and measures; sized for eight minutes on two cores."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from textanchor.config import to_dict
+from textanchor.holds import FilterConfig
+from textanchor.training.config import AdaptConfig, DataConfig, PartConfig, PartsConfig, TrainingConfig
+
+NewTask = Literal["words", "digits"]
+OLD_TASKS = ("existence", "shape", "color", "position", "count")
+METHODS = ("full", "app")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Both methods share everything but the hold: data, order, seed, parts, learning rates and steps."""
+
+    task: NewTask = "digits"
+    """What is learned; the alignment of the embedded model has never seen it."""
+    seed: int = 0
+    num_images: int = 480
+    max_steps: int = 60
+    batch_size: int = 8
+    projector_learning_rate: float = 5e-4
+    lora_learning_rate: float = 1e-3
+    lora_rank: int = 8
+    projector_kept: float = 0.2
+    """Share of the projector linears' input directions that is held."""
+    language_kept: float = 0.4
+    """Share of the language model linears' text-input directions that is held."""
+    num_reference_images: int = 300
+    """Unlabelled drawn scenes, from which the projector's input directions are taken."""
+    num_anchor_texts: int = 60
+    """Shipped texts, from which the language model's text-input directions are taken."""
+    num_points: int = 5
+    """Log-spaced steps at which a run is scored on the small set."""
+    small_items: int = 32
+    """Questions of each old task, and twice as many of the new one, in the small set."""
+    small_texts: int = 12
+    final_items: int = 60
+    """Questions of each task before and after."""
+    pope_items: int = 60
+    """POPE questions of each strategy."""
+    num_captions: int = 24
+    num_texts: int = 40
+
+    def filters(self) -> dict[str, FilterConfig]:
+        """What `app` holds."""
+        kept = {"projector": self.projector_kept, "language_model": self.language_kept}
+        return {
+            part: FilterConfig(mode="inputs", hold="exact", kept_fraction=fraction) for part, fraction in kept.items()
+        }
+
+    def adapt_config(self, name: str, output: Path, *, anchor: Path) -> AdaptConfig:
+        """The run called `name`, LLaVA's usual recipe: projector in full, LoRA on the language model."""
+        held = {part: to_dict(chosen) for part, chosen in self.filters().items()}
+        method = {"name": name, **held, "anchor": str(anchor)} if name == "app" else {"name": name}
+        return AdaptConfig(
+            model="embedded",
+            data=DataConfig(task=self.task, num_images=self.num_images),
+            output=output,
+            parts=PartsConfig(
+                projector=PartConfig(train="full", learning_rate=self.projector_learning_rate),
+                language_model=PartConfig(train="lora", learning_rate=self.lora_learning_rate, rank=self.lora_rank),
+            ),
+            training=TrainingConfig(
+                max_steps=self.max_steps,
+                batch_size=self.batch_size,
+                scheduler="constant",
+                seed=self.seed,
+                precision="bfloat16",
+                logging_steps=5,
+                cache_features=True,
+            ),
+            method=method,
+        )

@@ -1,0 +1,64 @@
+"""Where projected visual tokens sit in text space: their energy in the text's own directions, and their length.
+
+Shape legend: N tokens, D width of text space, K directions.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from textanchor.data.items import Item, open_image
+from textanchor.holds import Anchor
+from textanchor.spectral import output_basis
+from textanchor.vlm.capture import capture_projector
+from textanchor.vlm.parts import VLMParts, find_parts
+
+KS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 576)
+
+
+class TextSpace:
+    """Directions of the text embeddings of the model before tuning, by falling energy, the mean first."""
+
+    def __init__(self, anchor: Anchor):
+        basis = output_basis(anchor["text_embedding"])
+        self.directions_DK = basis.directions_DK
+        self.spectrum = (basis.energies_K / basis.energies_K.sum()).tolist()
+        self.ks = [k for k in KS if k <= self.directions_DK.shape[1]]
+
+    def energy(self, tokens_ND: Tensor) -> list[float]:
+        """Share of the tokens' energy in the first k directions, for every k of `ks`; each token counts the same."""
+        unit_ND = nn.functional.normalize(tokens_ND.to(self.directions_DK), dim=-1)
+        cumulative_K = (unit_ND @ self.directions_DK).square().mean(dim=0).cumsum(dim=0)
+        return [min(float(cumulative_K[k - 1]), 1.0) for k in self.ks]
+
+    def random(self) -> list[float]:
+        """What any fixed direction of a random token would give: k / D."""
+        return [k / self.directions_DK.shape[0] for k in self.ks]
+
+
+@torch.inference_mode()
+def visual_tokens(model: nn.Module, processor: Any, items: Sequence[Item]) -> Tensor:
+    """(N, D) projected tokens of the items' images, of a plain model or one wrapped by PEFT."""
+    parts: VLMParts = find_parts(model)
+    images = [open_image(item.image) for item in items if item.image is not None]
+    inputs = processor.image_processor(images, return_tensors="pt")
+    found: list[Tensor] = []
+
+    def keep(end: str, states_ND: Tensor) -> None:
+        if end == "outputs":
+            found.append(states_ND.float().clone())
+
+    plain: Any = parts.model.get_base_model() if hasattr(parts.model, "peft_config") else parts.model
+    capture_projector(parts, lambda: plain.get_image_features(**inputs), keep)
+    return torch.cat(found)
+
+
+def token_norms(model: nn.Module, visual_ND: Tensor) -> dict[str, float]:
+    """Mean length of the visual tokens and of the rows of the text embedding."""
+    embedding: Any = find_parts(model).model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
+    return {
+        "visual_token_norm": float(visual_ND.norm(dim=-1).mean()),
+        "text_token_norm": float(embedding.weight.detach().norm(dim=-1).mean()),
+    }

@@ -1,0 +1,41 @@
+"""The short table that the demo prints."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+
+def result_table(report: Mapping[str, Any]) -> Table:
+    """New task, old tasks, hallucination and text: before, and after each method."""
+    columns = {"before": report["before"], **{name: run["scores"] for name, run in report["after"].items()}}
+    table = Table(title=report["title"])
+    table.add_column("")
+    for name in columns:
+        table.add_column({"full": "plain tuning", "app": "APP"}.get(name, name), justify="right")
+    new = report["new_task"]
+    rows = {
+        f"{new}: accuracy (new task)": [_share(s["tasks"][new]["accuracy"]) for s in columns.values()],
+        "old tasks: accuracy": [_share(s["old_mean"]["accuracy"]) for s in columns.values()],
+        "old tasks: nats of the right answer": [
+            f"{s['old_mean']['gold_nats']['estimate']:.2f}" for s in columns.values()
+        ],
+        "POPE: accuracy": [_share(s["pope"]["accuracy"]) for s in columns.values()],
+        "captions: hallucinated objects (CHAIR_i)": [_percent(s["chair"]["chair_i"]) for s in columns.values()],
+        "text: nats per token": [f"{s['text']['cross_entropy']['estimate']:.3f}" for s in columns.values()],
+    }
+    for title, cells in rows.items():
+        table.add_row(title, *cells)
+    return table
+
+
+def _nats(interval: Mapping[str, float]) -> str:
+    return f"{interval['estimate']:.3f}"
+
+
+def _share(interval: Mapping[str, float]) -> str:
+    return _percent(interval["estimate"])
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
