@@ -35,7 +35,9 @@ logger = logging.getLogger(__name__)
 IMAGE_SIZE, GRID_SIZE = 224, 4
 IMAGE_TOKEN = "<image>"
 ALIGNMENT_FOLDER = Path(__file__).with_name("alignment")
-"""projector.safetensors and a PEFT adapter for the language model, with the record of the run that made them."""
+"""Projector and tower statistics, a PEFT adapter for the language model, and the record of the run that made them."""
+PROJECTOR = "projector.safetensors"
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -126,17 +128,15 @@ def apply_alignment(model: LlavaForConditionalGeneration, folder: Path) -> None:
     """Load projector and tower statistics from the folder and merge its LoRA into the language model, in place."""
     from peft import PeftModel
 
-    projector = folder / "projector.safetensors"
-    if not projector.is_file():
-        raise ModelError(f"{folder}: no projector.safetensors; run experiments/align_embedded or reinstall textanchor")
+    missing = [name for name in (PROJECTOR, *ADAPTER) if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(f"{folder}: no {' and no '.join(missing)}; run experiments/align_embedded, or install again")
+    projector = folder / PROJECTOR
     tensors = {name: tensor.float() for name, tensor in load_file(projector).items()}
-    missing = model.load_state_dict(tensors, strict=False)
-    if missing.unexpected_keys:
-        raise ModelError(f"{projector}: unexpected tensors {missing.unexpected_keys}; the file is of another model")
-    if (folder / "adapter_config.json").is_file():
-        merged = PeftModel.from_pretrained(model, str(folder), torch_device="cpu").merge_and_unload()
-        if merged is not model:
-            raise ModelError(f"{folder}: the adapter was not merged into the model itself")
+    unexpected = model.load_state_dict(tensors, strict=False).unexpected_keys
+    if unexpected:
+        raise ModelError(f"{projector}: unexpected tensors {unexpected}; the file is of another model")
+    PeftModel.from_pretrained(model, str(folder), torch_device="cpu").merge_and_unload()
 
 
 def _tower_weights(tower: EfficientNetTower) -> dict[str, Tensor]:
@@ -173,12 +173,11 @@ def _processor(tokenizer: Any, grid_size: int) -> LlavaProcessor:
 
 def _recipe_hash(grid_size: int) -> str:
     """Names the cached folder by everything that decides its content."""
-    files = sorted(path for path in ALIGNMENT_FOLDER.glob("*") if path.suffix in {".safetensors", ".json"})
     recipe = {
         "grid_size": grid_size,
         "chat_template": CHAT_TEMPLATE,
         "weights": [SMOLLM2.member_sha256, EFFICIENTNET_LITE0.wheel_sha256],
-        "alignment": {path.name: sha256_of_file(path) for path in files},
+        "alignment": [sha256_of_file(ALIGNMENT_FOLDER / name) for name in (PROJECTOR, *ADAPTER)],
     }
     return sha256_of_json(recipe)[:12]
 
