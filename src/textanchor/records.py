@@ -82,17 +82,20 @@ def environment() -> dict[str, Any]:
     return {"commit": source_commit(), "versions": _versions(), "hardware": _hardware()}
 
 
-def peak_memory_mb() -> float:
-    """Largest memory that this process has held so far, in MiB: on the GPU where torch uses one, else resident."""
-    torch = sys.modules.get("torch")
+def memory_cost() -> dict[str, float]:
+    """Key peak_memory_mb for `RunRecord.cost`: the most that this process has held, in MiB.
+
+    On the GPU where torch uses one, else resident; empty where the platform does not say.
+    """
+    torch = sys.modules.get("torch")  # asked only if it is loaded: this module is imported by light code
     if torch is not None and torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
+        return {"peak_memory_mb": torch.cuda.max_memory_allocated() / 2**20}
     if sys.platform == "win32":
-        return 0.0
-    import resource
+        return {}
+    import resource  # not on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    return {"peak_memory_mb": peak / 2**20 if sys.platform == "darwin" else peak / 2**10}  # bytes there, KiB here
 
 
 def source_commit() -> str | None:
@@ -130,7 +133,7 @@ def _hardware() -> dict[str, Any]:
     }
     if sys.platform == "linux":
         hardware["memory_mb"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-    torch = sys.modules.get("torch")  # asked only if it is loaded: this module is imported by light code
+    torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         hardware["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return hardware

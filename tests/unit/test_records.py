@@ -1,12 +1,13 @@
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from textanchor import records
 from textanchor.errors import ConfigError, DataError
-from textanchor.records import RunRecord, Score, environment, source_commit
+from textanchor.records import RunRecord, Score, environment, memory_cost, source_commit
 
 
 def score(item_id: str, value: float, metric: str = "correct") -> Score:
@@ -58,6 +59,13 @@ def test_environment_fits_a_record(tmp_path: Path) -> None:
     assert {"python", "textanchor", "torch", "transformers"} <= found["versions"].keys()
     assert found["hardware"]["num_cores"] >= 1
     RunRecord(name="a", method="full", seed=0, **found).save(tmp_path / "run.json")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="compares with what Linux says of the process")
+def test_memory_is_the_peak_of_this_process() -> None:
+    status = Path("/proc/self/status").read_text()
+    peak = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+    assert memory_cost()["peak_memory_mb"] == pytest.approx(peak, rel=0.1)
 
 
 @pytest.mark.parametrize("tracked", [True, False])

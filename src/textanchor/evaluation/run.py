@@ -22,7 +22,7 @@ from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, suite_
 from textanchor.evaluation.suites.closed import ClosedSuite, score_closed
 from textanchor.evaluation.summarise import summarise
 from textanchor.files import atomic_file, read_json, sha256_of_json, write_json
-from textanchor.records import RunRecord, Score, environment, peak_memory_mb
+from textanchor.records import RunRecord, Score, environment, memory_cost
 from textanchor.vlm.hashing import tensors_hash
 
 SCORES, SUMMARY, RECORD, FINISHED = "scores.jsonl", "summary.json", "run.json", "finished.json"
@@ -87,7 +87,7 @@ def evaluate_to_folder(
         config=dict(config or {}),
         **environment(),
         hashes={"model": model_hash, **{suite.name: suite.data_hash for suite in suites}},
-        cost={"seconds": time.monotonic() - began, "peak_memory_mb": peak_memory_mb()},
+        cost={"seconds": time.monotonic() - began, **memory_cost()},
         scores=scores,
         extra={"autocast": options.autocast, "image_sharing": _sharing(model, options)},
     )
