@@ -60,7 +60,8 @@ class ImageProjector:
     """Projects images of one model whose visual tokens are exactly what its projector returns."""
 
     def __init__(self, model: nn.Module, processor: Any, cache: TowerCache | None):
-        self.model, self.processor = unwrapped(model), processor
+        self.model: Any = unwrapped(model)
+        self.processor = processor
         parts = find_parts(model)
         self.projector = parts.module(parts.projector[0])
         self.outputs = {} if cache is None else cache.outputs_of(_tower_hash(parts, processor))

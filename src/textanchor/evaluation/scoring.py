@@ -57,7 +57,8 @@ class AnswerScores:
 
 def sharing_obstacle(model: nn.Module) -> str | None:
     """Why questions about one image cannot share its tokens in this model; None where they can."""
-    config = unwrapped(model).config
+    plain: Any = unwrapped(model)
+    config = plain.config
     text = config.get_text_config()
     if text is not config and config.model_type not in SHARING_FAMILIES:
         return f"the family {config.model_type} is not known to show an image by its projected tokens alone"

@@ -43,7 +43,7 @@ def score_rows(
     model: nn.Module, processor: Any, items: Sequence[EncodedItem], options: EvaluationOptions
 ) -> list[list[float]]:
     """Nats of each candidate of each item; ModelError for families that are not causal."""
-    plain = unwrapped(model)
+    plain: Any = unwrapped(model)
     if plain.config.model_type in TWO_WAY_FAMILIES:
         raise ModelError(
             f"the family {plain.config.model_type} reads a prompt in both directions, so answers cannot be scored by "

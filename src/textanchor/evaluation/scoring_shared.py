@@ -112,9 +112,8 @@ def _read(
     model: nn.Module, rows: Sequence[_Row], images: dict[str, Tensor], *, autocast: bool
 ) -> Iterator[tuple[Reading, float]]:
     """Every reading of the rows with its nats."""
-    plain = unwrapped(model)
-    device = plain.device.type
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
+    plain: Any = unwrapped(model)
+    with torch.autocast(plain.device.type, dtype=torch.bfloat16, enabled=autocast):
         states_BLD = tree_states(plain.get_decoder(), plain.get_input_embeddings(), [row.tree for row in rows], images)
     positions: dict[tuple[int, int], int] = {}
     readings = [(b, reading) for b, row in enumerate(rows) for reading in row.readings]

@@ -9,7 +9,7 @@ Shape legend: B rows, L nodes of the longest row, D width, N tokens of one image
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -63,9 +63,7 @@ def visible(trees: Sequence[TokenTree]) -> Tensor:
     return visible_BLL
 
 
-def tree_states(
-    decoder: nn.Module, embedding: nn.Module, trees: Sequence[TokenTree], images: Mapping[str, Tensor]
-) -> Tensor:
+def tree_states(decoder: Any, embedding: nn.Module, trees: Sequence[TokenTree], images: Mapping[str, Tensor]) -> Tensor:
     """(B, L, D) last hidden states of a plain causal decoder; `images` gives the (N, D) projected tokens of each image.
 
     The decoder must take a 4-D attention mask and position ids (Transformers' sdpa or eager attention).

@@ -86,7 +86,8 @@ class TextSuite(AbstractSuite):
 
 def vocabulary_size(model: nn.Module) -> int:
     """Number of logits of each token."""
-    return unwrapped(model).config.get_text_config().vocab_size
+    plain: Any = unwrapped(model)
+    return plain.config.get_text_config().vocab_size
 
 
 def _batches(ids: dict[str, list[int]], vocabulary: int) -> Iterator[list[str]]:
@@ -103,7 +104,8 @@ def _batches(ids: dict[str, list[int]], vocabulary: int) -> Iterator[list[str]]:
 
 def _log_p(model: nn.Module, rows: Sequence[list[int]], options: EvaluationOptions) -> Tensor:
     """(T, V) log-probabilities at the places that predict a token, of one text after another."""
-    device = unwrapped(model).device
+    plain: Any = unwrapped(model)
+    device = plain.device
     ids_BL = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)
     lengths_B1 = torch.tensor([[len(row)] for row in rows], device=device)
     places_1L = torch.arange(ids_BL.shape[1], device=device)[None]
