@@ -1,0 +1,47 @@
+"""`textanchor evaluate` on a saved tiny model: its table, and what it refuses before it works."""
+
+from pathlib import Path
+
+import pytest
+
+from helpers.tiny_chat import tiny_chat_model
+from textanchor.errors import ConfigError, DataError, TextanchorError
+from textanchor.evaluation.command import evaluate_named
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    for part in tiny_chat_model("llava"):
+        part.save_pretrained(path)
+    return path
+
+
+def test_the_table_tells_every_suite_and_the_change(folder: Path, tmp_path: Path) -> None:
+    names = ["color", "caption", "pope_scenes", "chair_scenes", "text"]
+    first = evaluate_named(folder, names, num_items=3, out=tmp_path / "first", progress=False)
+    table = str(first)
+    for told in ("color", "caption", "POPE, adversarial", "CHAIR_i", "nats for each of", str(tmp_path / "first")):
+        assert told in table
+    again = evaluate_named(
+        folder, ["color"], num_items=3, out=tmp_path / "again", baseline=tmp_path / "first", progress=False
+    )
+    assert "0.000 [0.000, 0.000], 0.000 [0.000, 0.000]" in str(again), "the same model has not changed"
+
+
+def test_an_unfit_baseline_is_refused_before_the_work(folder: Path, tmp_path: Path) -> None:
+    evaluate_named(folder, ["color"], num_items=3, out=tmp_path / "first", progress=False)
+    with pytest.raises(DataError, match="--num-items"):
+        evaluate_named(
+            folder, ["color"], num_items=4, out=tmp_path / "two", baseline=tmp_path / "first", progress=False
+        )
+    with pytest.raises(TextanchorError, match="baseline itself"):
+        evaluate_named(folder, ["color"], num_items=3, out=tmp_path / "first", baseline=tmp_path / "first")
+    with pytest.raises(DataError, match="no-such"):
+        evaluate_named(folder, ["color"], num_items=3, out=tmp_path / "two", baseline=tmp_path / "no-such")
+    assert not (tmp_path / "two").exists()
+
+
+def test_an_unknown_suite_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'colour'"):
+        evaluate_named(tmp_path / "no-model", ["colour"], num_items=3, out=tmp_path / "out")
