@@ -96,6 +96,10 @@ def test_errors_name_source_key_expected_and_found(mapping: Any, message: str) -
         from_dict(Config, mapping, source="f")
 
 
+def test_home_folder_is_written_as_shells_do() -> None:
+    assert from_dict(Config, {"name": "a", "output": "~/x"}).output == Path.home() / "x"
+
+
 def test_union_takes_the_first_type_that_fits() -> None:
     assert type(from_dict(Config, {"name": "a", "keep": 5}).keep) is int
     assert type(from_dict(Config, {"name": "a", "keep": 0.5}).keep) is float
