@@ -11,7 +11,7 @@ from textanchor.files import atomic_file, read_json
 from textanchor.report.page import Page
 from textanchor.report.pages import PAGES
 from textanchor.report.schema import Report, check_report, has_data
-from textanchor.report.templating import render_template, style_sheet
+from textanchor.report.templating import render_document, style_sheet
 
 SCRIPT_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 """Legal JSON escapes, so that no string of the data can end the script element it is embedded in."""
@@ -43,7 +43,7 @@ def render_report(report: Any, *, source: str = "the report's data", pages: Sequ
     checked = check_report(report, source=source)
     shown = [page for page in pages if any(has_data(checked, path) for path in page.needs)]
     left_out = [page for page in pages if page not in shown]
-    return render_template(
+    return render_document(
         "base.html",
         report=checked,
         style=style_sheet(),

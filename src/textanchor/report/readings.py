@@ -34,8 +34,9 @@ class Change:
 def styles(report: Report) -> dict[str, Style]:
     """The look of "before" and of each method, in the order of the file."""
     found = {"before": Style("before", LABELS["before"], "s-before", MARKERS["before"])}
-    others = [name for name in report["after"] if name not in MARKERS]
-    for name in report["after"]:
+    methods: list[str] = list(report["after"])
+    others = [name for name in methods if name not in MARKERS]
+    for name in methods:
         if name in MARKERS:
             found[name] = Style(name, LABELS[name], f"s-{name}", MARKERS[name])
         else:

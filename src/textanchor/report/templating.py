@@ -32,9 +32,14 @@ def _environment() -> Environment:
 ENVIRONMENT = _environment()
 
 
+def render_document(name: str, **values: Any) -> str:
+    """A whole document from the template of that file name."""
+    return ENVIRONMENT.get_template(name).render(**values)
+
+
 def render_template(name: str, **values: Any) -> Markup:
-    """The template of that file name as HTML that needs no further escaping."""
-    return Markup(ENVIRONMENT.get_template(name).render(**values))
+    """A fragment from the template of that file name, as HTML that needs no further escaping."""
+    return Markup(render_document(name, **values))
 
 
 def style_sheet() -> Markup:

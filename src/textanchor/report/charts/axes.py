@@ -51,7 +51,9 @@ def fit(axis: Axis, data: Iterable[float]) -> Scale:
     values = [*data, *axis.include]
     if axis.kind == "log":
         low, high = min(values), max(values)
-        return Scale(axis, low, high if high > low else low * 10)
+        if high < 10 * low:  # at least one power of ten, so that there are ticks
+            low, high = math.sqrt(low * high / 10), math.sqrt(low * high * 10)
+        return Scale(axis, low, high)
     low, high = min(values), max(values)
     air = 0.09 * (high - low) or 0.1 * abs(high) or 1.0
     low, high = (end if end in axis.include else end + sign * air for end, sign in ((low, -1), (high, 1)))

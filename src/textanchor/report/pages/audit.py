@@ -42,7 +42,7 @@ def _audit(audit: dict[str, Any], seconds: float | None) -> dict[str, Any]:
             ),
             (
                 not lost,
-                "Everything trained was saved" if not lost else f"{len(lost)} trained tensors were not saved",
+                "Everything trained was saved" if not lost else f"Trained but not saved: {len(lost)}",
                 f"{len(tensors)} tensors looked at" if not lost else ", ".join(lost),
             ),
         ],

@@ -64,7 +64,7 @@ def _energy(report: Report) -> Figure:
     ]
     note = (
         "Share of the projected image tokens' energy in the top k text directions. Above the dotted line of random "
-        "directions (k/D), image tokens prefer where text varies; tuning moved them where a curve leaves the one before."
+        "directions (k/D), image tokens prefer where text varies; where a curve leaves that of before, tuning did it."
     )
     chart = line_chart(
         lines,

@@ -87,7 +87,9 @@ def _scoreboard(report: Report) -> list[dict[str, Any]]:
     """Rows of the table: a measure, its value before, and after each method with the change."""
     new = report["new_task"]
     num_old = sum("accuracy" in report["before"]["tasks"][task] for task in report["old_tasks"])
-    rows = [_task_row(report, f"Learned: {new}", "accuracy on the new task", new, "accuracy", SHARE)]
+    rows: list[dict[str, Any] | None] = [
+        _task_row(report, f"Learned: {new}", "accuracy on the new task", new, "accuracy", SHARE)
+    ]
     if num_old:
         rows.append(_task_row(report, "Kept: old tasks", f"accuracy, mean of {num_old}", None, "accuracy", SHARE))
     if report["old_tasks"]:
@@ -140,7 +142,7 @@ def _pope_hint(report: Report) -> str:
     hint = f"accuracy; without the image {percent(pope['blind_accuracy'])}"
     if above >= CLAIM_MARGIN:
         return hint
-    return f"{hint}, so the model sees too little here for any claim ({SHARE.change(above)} points)"
+    return f"{hint}; the model is only {SHARE.change(above)} points from that, too little for any claim"
 
 
 def _matched(report: Report, looks: dict[str, Style]) -> dict[str, Any] | None:
