@@ -23,8 +23,8 @@ class DemoConfig:
     num_images: int = 480
     max_steps: int = 60
     batch_size: int = 8
-    projector_learning_rate: float = 5e-4
-    lora_learning_rate: float = 1e-3
+    projector_learning_rate: float = 1e-4
+    lora_learning_rate: float = 5e-4
     lora_rank: int = 8
     projector_kept: float = 0.2
     """Share of the projector linears' input directions that is held."""
