@@ -46,9 +46,9 @@ def attach(
 
     Call it after model and optimizer are prepared (DDP, accelerate). `reference`: changes count from the weights that
     the plan was made on ("base") or from those of now ("start"). `state`: what `HoldHandle.state_dict` gave at the
-    checkpoint that is resumed; it brings its own reference. HoldError where a rule cannot keep its promise: a held tensor
-    is not in the optimizer, or is bfloat16 or float16 under exact; a LoRA update does not start at zero; the saved state
-    belongs to another plan or base.
+    checkpoint that is resumed; it brings its own reference. HoldError where a rule cannot keep its promise: a held
+    tensor is not in the optimizer, or is bfloat16 or float16 under exact; a LoRA update does not start at zero; the
+    saved state belongs to another plan or base.
     """
     plan.freeze(model)
     inner, named = inner_optimizer(optimizer), plan.parameters(model)

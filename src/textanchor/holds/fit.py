@@ -43,9 +43,9 @@ def fit_anchor(
     """Moments of a model's text states, and with `images` (PIL, RGB) of what enters its projector's linears.
 
     `texts` are cut to `max_length` tokens. `linears` (base names) limits those of the language model: moments of a
-    linear of input width D take 8 (D + 1)^2 bytes. First tokens, begin-of-sequence tokens and tokens of massive norm count
-    as sinks. Fit before training; PEFT may wrap the model already. DataError where there are no texts, HoldError where
-    states are not finite.
+    linear of input width D take 8 (D + 1)^2 bytes. First tokens, begin-of-sequence tokens and tokens of massive norm
+    count as sinks. Fit before training; PEFT may wrap the model already. DataError where there are no texts, HoldError
+    where states are not finite.
     """
     parts = find_parts(model) if parts is None else parts
     rows = _token_rows(processor, texts, max_length)

@@ -19,7 +19,7 @@ from torch import Tensor
 from textanchor.errors import HoldError
 from textanchor.holds.filter import FilterConfig
 from textanchor.holds.rules import Reference, change_coordinates, damped, decay_factor, share_factor
-from textanchor.holds.targets import Target, norms
+from textanchor.holds.targets import Target, base_hash, norms
 from textanchor.spectral import Subspace
 
 BLOCK_ELEMENTS = 2**20
@@ -48,6 +48,8 @@ class HeldLinear:
     """Whether the filter is on text space itself, which this linear writes to."""
     base: Tensor | None
     """All of X0 for the audit, where it is small and not the reference already."""
+    base_hash: str
+    """Hash of the weight (and trained bias) before training."""
     base_norm: float | None
     """Frobenius norm of the weight (and trained bias) before training; None where it is quantised."""
     base_rms: float | None
@@ -69,7 +71,7 @@ def held_linear(
     is_text_writer: bool,
     keep_base: bool,
 ) -> HeldLinear:
-    """Hold a linear as its weights are now, which `keep_base` keeps for the audit; HoldError where decay is undefined."""
+    """Hold a linear as it is now; `keep_base` keeps its weights for the audit. HoldError where decay is undefined."""
     base_norm, base_rms = norms(target, parameters)
     if config.hold == "decay" and not base_rms:
         what = "is quantised" if base_rms is None else "is zero"
@@ -91,6 +93,7 @@ def held_linear(
         reference=reference,
         is_text_writer=is_text_writer,
         base=base,
+        base_hash=base_hash(target, parameters),
         base_norm=base_norm,
         base_rms=base_rms,
     )
@@ -167,7 +170,7 @@ class BoundLinear:
         return replace(self, tensors=tuple(named[name] for name in self.linear.tensors))
 
     def rows(self, base: Tensor | None = None) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
-        """Blocks of X: the views, their values in float64, and the rows of `base` (by default the reference) for them."""
+        """Blocks of X: the views, their values in float64, and their rows of `base` (by default of the reference)."""
         if base is None and self.reference is not None:
             base = self.reference.values
         start, dtype = 0, precise(self.parameters[0].device)

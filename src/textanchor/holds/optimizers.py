@@ -57,8 +57,8 @@ def without_weight_decay(optimizer: Optimizer, held: Mapping[str, nn.Parameter])
             raise HoldError(
                 f"{names[0]} and {len(names) - 1} more held tensors are in a parameter group with weight_decay="
                 f"{group['weight_decay']} and tensors that are not held; it would pull them off their start, and a "
-                "scheduler or earlier steps forbid splitting the group. Give the tensors of plan.trained a group of their "
-                "own with weight_decay=0, or attach before the scheduler is made"
+                "scheduler or earlier steps forbid splitting the group. Give the tensors of plan.trained a group of "
+                "their own with weight_decay=0, or attach before the scheduler is made"
             )
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in ids]
         options = {key: value for key, value in group.items() if key != "params"}

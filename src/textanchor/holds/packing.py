@@ -13,7 +13,7 @@ from textanchor.holds.rules import Reference
 from textanchor.spectral import Subspace
 
 FILTER, REFERENCE, BASE, PROJECTOR = "filter", "reference", "base", "projector"
-SIMPLE = ("name", "is_lora", "scaling", "side", "is_text_writer", "base_norm", "base_rms")
+SIMPLE = ("name", "is_lora", "scaling", "side", "is_text_writer", "base_hash", "base_norm", "base_rms")
 
 
 class _Filters:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from textanchor.errors import HoldError
 from textanchor.files import sha256_of_json
 from textanchor.holds.entries import FROZEN, HeldProjector, HeldTensor
 from textanchor.holds.linear import HeldLinear
-from textanchor.holds.packing import FILTER, PROJECTOR, pack, unpack
+from textanchor.holds.packing import FILTER, pack, unpack
 from textanchor.holds.plan_table import plan_table
 from textanchor.holds.store import hash_of_tensors, load_folder, save_folder
 from textanchor.vlm.names import base_parameters, is_within
@@ -82,22 +82,18 @@ class HoldPlan:
             named[name].requires_grad_(False)
             named[name].grad = None
 
-    def references(self) -> dict[str, Tensor]:
-        """What is kept of the weights before training, by linear (and `projector/...` under a penalty)."""
-        linears = {linear.name: linear.reference.values for linear in self.linears if linear.reference is not None}
-        base = {} if self.projector is None else self.projector.base
-        return linears | {f"{PROJECTOR}/{name}": tensor for name, tensor in base.items()}
-
     @cached_property
     def base_hash(self) -> str:
-        """SHA-256 of what is kept of the weights before training."""
-        norms = {f"norm/{linear.name}": torch.tensor(linear.base_norm or 0.0).double() for linear in self.linears}
-        return hash_of_tensors(sorted((self.references() | norms).items()))
+        """SHA-256 over the weights before training: of two plans on one base it is the same."""
+        function = [] if self.projector is None else sorted(self.projector.base.items())
+        linears = {linear.name: linear.base_hash for linear in self.linears}
+        return sha256_of_json([linears, hash_of_tensors(function)])
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of rules, filters and names: plans with one fingerprint hold the same."""
         values, tensors = pack(self.tensors, self.linears, self.projector)
+        values["tensors"] = [[tensor.name, tensor.rule] for tensor in self.tensors]
         filters = hash_of_tensors(sorted((name, t) for name, t in tensors.items() if name.startswith(f"{FILTER}/")))
         return sha256_of_json([values, filters])
 

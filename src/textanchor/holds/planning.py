@@ -85,7 +85,8 @@ class _PartPlanner:
         self.rows.sort(key=lambda row: order[row.name])
 
     def _hold_linears(self) -> None:
-        targets, frozen = find_targets(self.parts.model, self.parameters)
+        linears = self.parts.projector_linears() if self.part == "projector" else self.parts.text_linears()
+        targets, frozen = find_targets(self.parts.model, self.parameters, linears)
         for name, why in frozen.items():
             self._row(name, FROZEN, why)
         for target in targets.values():
@@ -171,14 +172,14 @@ def plan_linear(anchor: Anchor, linear: nn.Module, side: Side, options: dict[str
     if (config.mode == "inputs") != (side == "in") or config.hold == "penalty" or config.inner is not None:
         raise HoldError(
             f"side {side!r} with mode={config.mode!r}, hold={config.hold!r}, inner={config.inner!r} is not legal for "
-            "one linear; legal are 'inputs' with side 'in', 'outputs' and 'manifold' with 'out', by exact, share or decay"
+            "one linear; legal are inputs with side 'in', outputs and manifold with 'out', and exact, share, decay"
         )
     if list(anchor.moments) != [STATES]:
         raise HoldError(
             "Anchor.plan is for anchors made by Anchor.from_states; use plan_holds with those of fit_anchor"
         )
     parameters = base_parameters(linear)
-    targets, frozen = find_targets(linear, parameters)
+    targets, frozen = find_targets(linear, parameters, [""])
     if len(targets) != 1:
         raise HoldError(f"{type(linear).__name__}: expected one linear whose weight (or LoRA update) is trained")
     (target,) = targets.values()

@@ -1,8 +1,8 @@
 """What a protected filter on the projector's outputs asks of the linears before the last one.
 
 A change dz of an inner linear's outputs z changes what the next linear writes by W2 (phi'(z) * dz), so its protected
-energy is dz^T M1 dz with M1 = (W2^T P W2) * E[phi'(z) phi'(z)^T], elementwise and to first order. As an elementwise product
-of positive semidefinite matrices it is one itself (Schur); the mean derivative alone would not give the mean energy.
+energy is dz^T M1 dz with M1 = (W2^T P W2) * E[phi'(z) phi'(z)^T], elementwise and to first order. As an elementwise
+product of positive semidefinite matrices it is one itself (Schur); the mean derivative would not give the mean energy.
 
 Shape legend: N tokens, H width of an inner linear's outputs, D width of text space.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from textanchor.errors import HoldError
 from textanchor.holds.anchor import SLOPES, Anchor
 from textanchor.spectral import MomentsStream, Subspace
-from textanchor.vlm.names import base_modules, is_within
+from textanchor.vlm.names import base_modules, is_within, peft_layers
 from textanchor.vlm.parts import VLMParts
 
 
@@ -47,7 +47,8 @@ class SlopesGatherer:
     """Streams phi'(z) of the activations that stand between two projector linears, found while the projector runs."""
 
     def __init__(self, parts: VLMParts) -> None:
-        self.linears = {linear: name for name, linear in parts.projector_linears().items()}
+        adapted = peft_layers(parts.model)
+        self.linears = {adapted.get(name, linear): name for name, linear in parts.projector_linears().items()}
         modules = base_modules(parts.model).items()
         self.activations = [m for name, m in modules if is_within(name, parts.projector) and _may_be_activation(m)]
         self.streams: dict[str, MomentsStream] = {}
@@ -70,17 +71,17 @@ class SlopesGatherer:
             self._activated.clear()
 
     def _linear_gave(self, linear: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(linear, nn.Linear)
         self._outputs[id(output)] = (output, self.linears[linear])
 
     def _activation_gave(self, activation: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        _, name = self._outputs.get(id(args[0]), (None, None)) if args else (None, None)
-        if name is not None and (slopes := elementwise_slopes(activation, args[0])) is not None:
-            self._activated[id(output)] = (output, name, slopes)
+        given = self._outputs.get(id(args[0])) if args else None
+        if given is not None and (slopes := elementwise_slopes(activation, args[0])) is not None:
+            self._activated[id(output)] = (output, given[1], slopes)
 
     def _linear_got(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-        _, name, slopes = self._activated.get(id(args[0]), (None, None, None))
-        if name is not None and slopes is not None:
+        activated = self._activated.get(id(args[0])) if args else None
+        if activated is not None:
+            name, slopes = activated[1:]
             rows_NH = slopes.reshape(-1, slopes.shape[-1])
             if name not in self.streams:
                 self.streams[name] = MomentsStream(rows_NH.shape[1], unit_norm=False, source=f"{SLOPES}/{name}")
@@ -97,8 +98,10 @@ def elementwise_slopes(activation: Callable[[Tensor], Tensor], z: Tensor) -> Ten
     with torch.enable_grad():
         z = z.detach().clone().requires_grad_(True)
         activated = activation(z)
+        if activated.shape != z.shape:
+            return None
         alone = activation(z[..., :1].detach())
-        if activated.shape != z.shape or not torch.allclose(alone, activated[..., :1].detach(), atol=1e-5):
+        if not torch.allclose(alone, activated[..., :1].detach(), atol=1e-5):
             return None
         (slopes,) = torch.autograd.grad(activated.sum(), z)
     return slopes

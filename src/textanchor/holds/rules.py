@@ -69,7 +69,7 @@ def share_factor(energies_K: Tensor, total_energy: float, subspace: Subspace, sh
 
     `energies_K` are those of the change along the filter's directions, `total_energy` is that of the whole change. With
     p_i the protection and n_free, e_free the number and energy of the directions with p = 0, which are free:
-    sum_i p_i c^(2 p_i) e_i <= share^2 (sum p_i / n_free) e_free. Share 1 lets an isotropic change pass, share 0 is `exact`.
+    sum_i p_i c^(2 p_i) e_i <= share^2 (sum p_i / n_free) e_free. At 1 an isotropic change passes, 0 is `exact`.
     """
     gains_K = subspace.gains_K
     outside_energy = max(total_energy - float(energies_K.sum()), 0.0)

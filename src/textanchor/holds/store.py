@@ -45,7 +45,7 @@ def hash_of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
     for name, tensor in tensors:
         values = tensor.detach().cpu().contiguous()
         digest.update(json.dumps([name, str(values.dtype), list(values.shape)]).encode())
-        digest.update(memoryview(values.flatten().view(torch.uint8).numpy()))
+        digest.update(values.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -3,7 +3,7 @@
 PEFT's layers are known by their attributes, so that PEFT itself is not needed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,8 +32,10 @@ class Target:
         return not self.is_lora and len(self.tensors) > 1
 
 
-def find_targets(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> tuple[dict[str, Target], dict[str, str]]:
-    """Linears (by base name, in the order of `parameters`) with something trained, and why each other tensor is frozen.
+def find_targets(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], linears: Collection[str]
+) -> tuple[dict[str, Target], dict[str, str]]:
+    """Which of `linears` (base names) something is trained of, and why each other tensor of `parameters` is frozen.
 
     HoldError for adapter weights that are no plain LoRA update.
     """
@@ -41,17 +43,19 @@ def find_targets(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> tu
     targets: dict[str, Target] = {}
     frozen: dict[str, str] = {}
     for name, parameter in parameters.items():
-        owner = _owner(name, layers) or name.rpartition(".")[0]
+        owner = next((layer for layer in layers if is_within(name, layer)), name.rpartition(".")[0])
         if not parameter.requires_grad:
             frozen[name] = NOT_TRAINED
         elif owner in targets:
             pass
+        elif owner not in linears:
+            frozen[name] = f"no rule for a {_kind(name, parameter, modules.get(owner))}, so it stays as it is"
         elif owner in layers:
             targets[owner] = _lora_target(owner, layers[owner], modules[owner], parameters)
-        elif isinstance(modules.get(owner), nn.Linear) and _is_trained(parameters.get(joined(owner, "weight"))):
+        elif _is_trained(parameters.get(joined(owner, "weight"))):
             targets[owner] = _full_target(owner, parameters)
         else:
-            frozen[name] = f"no rule for a {_kind(name, parameter, modules.get(owner))}, so it stays as it is"
+            frozen[name] = "no rule for a bias whose weight is not trained, so it stays as it is"
     return targets, frozen
 
 
@@ -59,13 +63,7 @@ def _is_trained(parameter: nn.Parameter | None) -> bool:
     return parameter is not None and parameter.requires_grad
 
 
-def _owner(name: str, layers: Mapping[str, nn.Module]) -> str | None:
-    return next((layer for layer in layers if is_within(name, layer) or layer == ""), None)
-
-
 def _kind(name: str, parameter: nn.Parameter, owner: nn.Module | None) -> str:
-    if isinstance(owner, nn.Linear):
-        return "bias without its weight"
     return f"tensor {tuple(parameter.shape)} of {type(owner).__name__}" if owner is not None else f"bare tensor {name}"
 
 
@@ -82,7 +80,7 @@ def _full_target(owner: str, parameters: Mapping[str, nn.Parameter]) -> Target:
 
 
 def _lora_target(owner: str, layer: nn.Module, base: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Target:
-    trained = [name for name, p in parameters.items() if p.requires_grad and (owner == "" or is_within(name, owner))]
+    trained = [name for name, p in parameters.items() if p.requires_grad and is_within(name, owner)]
     adapters = sorted(getattr(layer, "lora_A", {}))
     pairs = {adapter: tuple(joined(owner, f"lora_{side}.{adapter}.weight") for side in "AB") for adapter in adapters}
     active = [adapter for adapter, pair in pairs.items() if set(pair) & set(trained)]
@@ -96,6 +94,12 @@ def _lora_target(owner: str, layer: nn.Module, base: nn.Module, parameters: Mapp
         raise HoldError(f"{owner}: LoRA on a {type(base).__name__} cannot be held, only on a linear; leave it out")
     scaling = getattr(layer, "scaling", {}).get(active[0], 1.0)
     return Target(name=owner, tensors=pairs[active[0]], is_lora=True, scaling=float(scaling), weight=weight.detach())
+
+
+def base_hash(target: Target, parameters: Mapping[str, Tensor]) -> str:
+    """Torch's hash of the bits of the weight (and trained bias) before training; quantised ones have it too."""
+    tensors = [target.weight] + ([parameters[target.tensors[1]].detach()] if target.has_bias else [])
+    return "-".join(f"{int(torch.hash_tensor(tensor).view(torch.int64)) % 2**64:016x}" for tensor in tensors)
 
 
 def norms(target: Target, parameters: Mapping[str, Tensor]) -> tuple[float, float] | tuple[None, None]:

@@ -79,7 +79,7 @@ def _split_sinks(sinks_SD: Tensor, count: float) -> tuple[Tensor, Tensor]:
 
 
 def _completed(first_DQ: Tensor, num_sinks: int, order_DD: Tensor, second_DD: Tensor) -> Basis:
-    """`first_DQ`, then the eigenvectors of `order_DD` in its orthogonal complement, with their energies in `second_DD`."""
+    """`first_DQ`, then eigenvectors of `order_DD` in its orthogonal complement, with their energies in `second_DD`."""
     order_DD = (order_DD + order_DD.T) / 2
     width, num_first = first_DQ.shape
     if num_first:

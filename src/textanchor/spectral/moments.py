@@ -98,27 +98,25 @@ class MomentsStream:
                 f"{self.source}: {int((~torch.isfinite(norms_N)).sum())} of {len(norms_N)} states are not finite; "
                 "run the model in float32, and check that its weights and inputs are sound"
             )
-        weights_N = torch.ones_like(norms_N) if weights_N is None else weights_N.to(norms_N)
+        counts_N = (norms_N > 0).double() if weights_N is None else (norms_N > 0) * weights_N.to(norms_N)
         is_massive_N = norms_N > self.sink_norm
         is_apart_N = is_massive_N if is_sink_N is None else torch.logical_or(is_massive_N, is_sink_N.to("cpu"))
         y_NE = torch.cat([x_ND, torch.ones(len(x_ND), 1, dtype=torch.float64)], dim=1)
         if self.unit_norm:
             y_NE = y_NE / norms_N.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-        weights_N = weights_N * (norms_N > 0)
-        self._add_rest(y_NE, weights_N * torch.logical_not(is_apart_N))
-        self._add_sinks(y_NE, weights_N * is_apart_N)
+        self._add_rest(y_NE, counts_N * torch.logical_not(is_apart_N))
+        self._add_sinks(y_NE, counts_N * is_apart_N)
 
-    def _add_rest(self, y_NE: Tensor, weights_N: Tensor) -> None:
-        kept_N = weights_N > 0
-        y_NE, weights_N = y_NE[kept_N], weights_N[kept_N]
-        self._count += float(weights_N.sum())
-        self._sum_D += weights_N @ y_NE[:, :-1]
-        scaled_NE = y_NE * weights_N.sqrt()[:, None]
+    def _add_rest(self, y_NE: Tensor, counts_N: Tensor) -> None:
+        y_NE, counts_N = y_NE[counts_N > 0], counts_N[counts_N > 0]
+        self._count += float(counts_N.sum())
+        self._sum_D += counts_N @ y_NE[:, :-1]
+        scaled_NE = y_NE * counts_N.sqrt()[:, None]
         self._outer_EE.addmm_(scaled_NE.T, scaled_NE)
 
-    def _add_sinks(self, y_NE: Tensor, weights_N: Tensor) -> None:
-        rows_NE = (y_NE * weights_N.sqrt()[:, None])[weights_N > 0]
-        self._sink_count += float(weights_N.sum())
+    def _add_sinks(self, y_NE: Tensor, counts_N: Tensor) -> None:
+        rows_NE = (y_NE * counts_N.sqrt()[:, None])[counts_N > 0]
+        self._sink_count += float(counts_N.sum())
         self._sinks_SE, rest_SE = _split_sinks(torch.cat([self._sinks_SE, rows_NE]))
         self._outer_EE.addmm_(rest_SE.T, rest_SE)
 
