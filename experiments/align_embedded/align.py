@@ -107,8 +107,7 @@ class Aligner:
     def pixels(self, items: list[Item]) -> Tensor:
         """(B, 3, H, W) as the processor makes them."""
         images = [open_image(item.image) for item in items]
-        pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
-        return pixels.contiguous(memory_format=torch.channels_last)
+        return self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
 
     def visual_tokens(self, items: list[Item]) -> Tensor:
         """(B, N, D) projected tokens; the tower is frozen."""

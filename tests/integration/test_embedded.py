@@ -15,7 +15,9 @@ from textanchor.evaluation.scoring import score_candidates
 from textanchor.files import cache_dir
 from textanchor.vlm.embedded import alignment_record, load_embedded
 
-QUESTION = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many objects are in the image?"}]}]
+QUESTION = [
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many objects are in the image?"}]}
+]
 
 
 @pytest.fixture(scope="module")

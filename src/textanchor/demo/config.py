@@ -20,11 +20,11 @@ class DemoConfig:
     task: NewTask = "digits"
     """What is learned; the alignment of the embedded model has never seen it."""
     seed: int = 0
-    num_images: int = 480
-    max_steps: int = 60
+    num_images: int = 800
+    max_steps: int = 100
     batch_size: int = 8
-    projector_learning_rate: float = 1e-4
-    lora_learning_rate: float = 5e-4
+    projector_learning_rate: float = 5e-4
+    lora_learning_rate: float = 3e-4
     lora_rank: int = 8
     projector_kept: float = 0.2
     """Share of the projector linears' input directions that is held."""

@@ -1,7 +1,7 @@
 """What the demo asks: a small set at a few steps of each run, a larger one before and after."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
@@ -10,8 +10,11 @@ from textanchor.demo.config import OLD_TASKS, DemoConfig
 from textanchor.evaluation.registry import load_suite
 from textanchor.evaluation.run import evaluate
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions
-from textanchor.evaluation.summarise import mean_change, mean_over_tasks, summarise
+from textanchor.evaluation.summarise import change, mean_change, mean_over_tasks, summarise
 from textanchor.records import Score
+
+METRICS = {"accuracy": "correct", "gold_nats": "gold_nats"}
+"""Name in report.json -> metric of the rows."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +62,15 @@ class Suites:
 
 
 def _means(rows: Sequence[Score], tasks: Sequence[str]) -> dict[str, float]:
-    return {
-        "accuracy": mean_over_tasks(rows, tasks, "correct").estimate,
-        "gold_nats": mean_over_tasks(rows, tasks, "gold_nats").estimate,
-    }
+    return {key: mean_over_tasks(rows, tasks, metric).estimate for key, metric in METRICS.items()}
 
 
 def scores_for_report(rows: Sequence[Score], before: Sequence[Score] | None) -> Mapping[str, Any]:
-    """The SCORES object of report.json; with `before`, also the changes of the old tasks' mean, paired by item."""
+    """The SCORES object of report.json; with `before`, also the changes since then, paired by item."""
     scores = summarise(rows)
-    metrics = {"accuracy": "correct", "gold_nats": "gold_nats"}
-    old: dict[str, Any] = {key: vars(mean_over_tasks(rows, OLD_TASKS, metric)) for key, metric in metrics.items()}
+    old: dict[str, Any] = {key: asdict(mean_over_tasks(rows, OLD_TASKS, metric)) for key, metric in METRICS.items()}
     if before is not None:
-        old["change"] = {key: vars(mean_change(before, rows, OLD_TASKS, m)) for key, m in metrics.items()}
-    if "text" in scores and "kl_to_base" not in scores["text"]:
-        scores["text"]["kl_to_base"] = 0.0
+        old["change"] = {key: asdict(mean_change(before, rows, OLD_TASKS, m)) for key, m in METRICS.items()}
+        for task, found in scores["tasks"].items():
+            found["change"] = {key: asdict(change(before, rows, task, metric)) for key, metric in METRICS.items()}
     return {**scores, "old_mean": old}
