@@ -17,6 +17,7 @@ from textanchor.errors import ConfigError, DataError, TextanchorError
 from textanchor.evaluation.generation import generate_answers
 from textanchor.evaluation.registry import GROUPS, SUITES, load_suite, load_suites
 from textanchor.evaluation.run import evaluate, evaluate_to_folder, read_scores
+from textanchor.evaluation.scoring import score_candidates
 from textanchor.evaluation.suite import EvaluationOptions, suite_hash
 from textanchor.evaluation.suites.closed import closed_suite
 from textanchor.evaluation.suites.pope import pope_scenes
@@ -73,6 +74,15 @@ def test_suites_scored_together_are_as_scored_alone(llava: tuple[Any, Any]) -> N
     summary = summarise(together)
     assert set(summary["tasks"]) == set(SCENE_SUITES)
     assert summary["tasks"]["color"]["num_items"] == 4
+
+
+def test_blind_rows_are_of_the_questions_without_images(llava: tuple[Any, Any]) -> None:
+    suite = closed_suite("color", num_items=4)
+    rows = suite.score(*llava, EvaluationOptions())
+    expected = score_candidates(*llava, suite.items, blind=True)
+    gold = [score.nats_of(item.answer) for item, score in zip(suite.items, expected, strict=True)]
+    assert list(values_of(rows, "color", "blind_gold_nats").values()) == pytest.approx(gold, abs=1e-4)
+    assert list(values_of(rows, "color", "gold_nats").values()) != pytest.approx(gold, abs=1e-3)
 
 
 def test_majority_is_of_the_gold_answers(llava: tuple[Any, Any]) -> None:
