@@ -1,42 +1,47 @@
-"""Every configuration that we ship is read by the class it is for."""
+"""Every configuration that ships is read by the real classes, and every method has one."""
 
-import dataclasses
-import importlib.util
-import sys
+import importlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from textanchor.config import load_config, read_yaml, to_dict
+from textanchor.config import load_config
+from textanchor.methods import METHODS
 from textanchor.training.config import AdaptConfig
+from textanchor.training.method import AbstractMethod, load_method
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-FOLDERS = ("examples", "experiments", "src")
-SHIPPED = sorted(path.relative_to(REPOSITORY) for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*.yaml"))
-SCRIPTS = {Path("experiments/align_embedded/config.yaml"): ("experiments/align_embedded/align.py", "AlignConfig")}
-"""Configurations of scripts, with the class that the script reads them by; all others are of `textanchor adapt`."""
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("adapt_*.yaml"))
 
 
-def class_for(config: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    if config not in SCRIPTS:
-        return AdaptConfig
-    script, name = SCRIPTS[config]
-    monkeypatch.syspath_prepend(str((REPOSITORY / script).parent))  # scripts import their neighbours
-    spec = importlib.util.spec_from_file_location("shipped_script", REPOSITORY / script)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "shipped_script", module)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_it_is_read(path: Path) -> None:
+    config = load_config(AdaptConfig, path)
+    assert isinstance(load_method(config.method), AbstractMethod)
 
 
-@pytest.mark.parametrize("config", SHIPPED, ids=str)
-def test_shipped_config_is_read(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = load_config(class_for(config, monkeypatch), REPOSITORY / config)
-    assert dataclasses.is_dataclass(loaded)
-    assert read_yaml(REPOSITORY / config).keys() <= to_dict(loaded).keys()
+def test_there_are_some_and_each_method_is_shown_or_the_default() -> None:
+    shown = {load_config(AdaptConfig, path).method["name"] for path in CONFIGS}
+    assert shown | {"full"} == METHODS.keys()
 
 
-def test_every_script_config_is_there() -> None:
-    assert SCRIPTS.keys() <= set(SHIPPED)
+def test_the_table_of_methods_names_every_file_and_class(repository: Path) -> None:
+    files = {path.stem for path in (repository / "src/textanchor/methods").glob("*.py")} - {"__init__"}
+    assert {target.partition(":")[0].rpartition(".")[2] for target in METHODS.values()} == files
+    for name, target in METHODS.items():
+        module, _, attribute = target.partition(":")
+        method = getattr(importlib.import_module(module), attribute)
+        assert issubclass(method, AbstractMethod), name
+        assert "Source:" in (method.__doc__ or ""), f"{name} does not say where it comes from"
+
+
+def test_every_method_says_what_it_needs() -> None:
+    needs = {config.method["name"]: load_method(config.method).needs for config in map(load, CONFIGS)}
+    assert needs | {"app": ""} == {"lora": "nothing", "l2sp": "nothing", "app": ""}
+    by_file = {path.stem: load_method(load(path).method).needs for path in CONFIGS}
+    assert by_file["adapt_embedded_words"] == "reference images"
+    assert by_file["adapt_llava_json"] == "text"
+    assert load_method({"name": "full"}).needs == "nothing"
+
+
+def load(path: Path) -> AdaptConfig:
+    return load_config(AdaptConfig, path)

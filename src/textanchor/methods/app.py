@@ -30,7 +30,7 @@ class ReferenceImages:
     """Unlabelled images like those that the model is to stay good at."""
 
     num_images: int
-    """How many the anchor is fitted on; 8 more are taken to measure the function leak."""
+    """How many the anchor is fitted on, where it needs images; the 8 after them measure the function leak."""
     task: str | None = None
     """A task of textanchor's own, whose validation split is used; give this or folder."""
     folder: Path | None = None
@@ -82,19 +82,19 @@ class AnchorPreservingProjection(AbstractMethod):
     num_texts: int | None = None
     """Number of texts to take, from the first; all where it is left out."""
     reference: ReferenceImages | None = None
-    """Images of the anchor, where the projector is held by its inputs or with pullback."""
+    """Images, needed where the projector is held by its inputs or with pullback; otherwise they only measure."""
     anchor: Path | None = None
-    """A saved anchor to use, in place of texts and reference images."""
+    """A saved anchor to use, in place of fitting one."""
 
     def __post_init__(self) -> None:
         if self.projector is None and self.language_model is None:
             raise ConfigError("method app holds nothing; give it projector, language_model or both, each with a filter")
-        if self.anchor is not None and (self.texts or self.num_texts or self.reference):
-            raise ConfigError("texts, num_texts and reference have no effect beside a saved anchor; remove them")
-        if self.anchor is None and self._takes_images != (self.reference is not None):
+        if self.anchor is not None and (self.texts or self.num_texts):
+            raise ConfigError("texts and num_texts have no effect beside a saved anchor; remove them")
+        if self._takes_images and self.anchor is None and self.reference is None:
             raise ConfigError(
-                "reference images are needed where the projector has mode inputs or inner pullback, and have no effect "
-                f"otherwise: {'add' if self._takes_images else 'remove'} reference"
+                "projector with mode inputs or inner pullback needs an anchor that was fitted on images: add reference "
+                "(task or folder, and num_images), or anchor"
             )
         if self.num_texts is not None and self.num_texts < 1:
             raise ConfigError(f"num_texts must be at least 1, found {self.num_texts}")
@@ -156,7 +156,7 @@ class AnchorPreservingProjection(AbstractMethod):
                 session.model,
                 session.processor,
                 read_texts(self.texts, self.num_texts),
-                images or None,
+                images if self._takes_images else None,
                 parts=session.parts,
                 linears=None if held is not None and held.mode == "inputs" else [],
                 progress=lambda done, total: progress.update(task, completed=done, total=total),

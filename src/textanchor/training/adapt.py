@@ -1,10 +1,8 @@
 """The whole run: load, set up what is trained, train, audit, export."""
 
 import shutil
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,9 @@ from textanchor.errors import ConfigError
 from textanchor.files import atomic_directory, require_free_directory, write_json
 from textanchor.holds import HoldPlan
 from textanchor.holds.store import hash_of_model
-from textanchor.records import RunRecord, environment
+from textanchor.records import RunRecord, environment, memory_cost
 from textanchor.training.audit import Audit, audit_weights
-from textanchor.training.checkpoints import CheckpointKeeper, checkpoint_to_resume, newest_checkpoint, workspace_of
+from textanchor.training.checkpoints import CheckpointKeeper, checkpoint_to_resume, checkpoints_kept, workspace_of
 from textanchor.training.collate import Collator
 from textanchor.training.config import AdaptConfig
 from textanchor.training.dataset import (
@@ -38,11 +36,10 @@ from textanchor.training.hf import RunCallback, TokenCounter
 from textanchor.training.method import load_method
 from textanchor.training.session import Session
 from textanchor.training.trainable import num_trained, set_up_training
-from textanchor.training.trainer import AdaptTrainer, training_arguments
+from textanchor.training.trainer import AdaptTrainer, configuration_kept, training_arguments
 from textanchor.training.updates import StartWeights
 from textanchor.vlm.hashing import tensors_hash
 from textanchor.vlm.loading import load_vlm
-from textanchor.vlm.names import unwrapped
 
 NUM_CHECKED = 2
 """Conversations on which the saved model's logits are compared with the trained one's."""
@@ -93,7 +90,7 @@ def adapt(
     conversations = read_training_data(config)
     if model is None:
         model, processor = load_vlm(config.model)
-    with _checkpoints_kept(workspace):
+    with checkpoints_kept(workspace):
         run = _Run(config, model, processor, conversations, callbacks, workspace, checkpoint)
         run.train()
         result = run.finish()
@@ -128,7 +125,7 @@ class _Run:
         callbacks = [*self.attachment.callbacks, *callbacks]
         self.recorded = [callback for callback in callbacks if isinstance(callback, RunCallback)]
         self.tokens = TokenCounter()
-        self.keeper = CheckpointKeeper(config, self.hashes["model"], [*self.recorded, self.tokens])
+        self.keeper = CheckpointKeeper(config, self.hashes, [*self.recorded, self.tokens])
         self.trainer = self._trainer(examples, [*callbacks, self.keeper])
 
     def _session(self, model: nn.Module, workspace: Path) -> Session:
@@ -171,8 +168,10 @@ class _Run:
             callback.on_run_begin(self.session)
         if self.checkpoint is not None:
             self.keeper.restore_all(self.checkpoint)
-        with _configuration_kept(self.session.model):
+        with configuration_kept(self.session.model):
             self.trainer.train(resume_from_checkpoint=None if self.checkpoint is None else str(self.checkpoint))
+        # with precision bfloat16 accelerate leaves its autocast around the model's forward, and audits need float32
+        self.trainer.accelerator.unwrap_model(self.session.model, keep_fp32_wrapper=False)
 
     def finish(self) -> AdaptResult:
         """Audit the trained weights, merge LoRA, write the output and check it by loading it again."""
@@ -206,7 +205,7 @@ class _Run:
             hashes=self.hashes | {"tuned": tensors_hash(tuned.state_dict().items())},
             cost={
                 "seconds": time.monotonic() - self.began,
-                "peak_memory_mb": peak_memory_mb(),
+                **memory_cost(),
                 "tokens": float(self.tokens.count),
             },
             extra={
@@ -220,38 +219,3 @@ class _Run:
                 **{callback.name: callback.record() for callback in self.recorded},
             },
         )
-
-
-@contextmanager
-def _checkpoints_kept(workspace: Path) -> Iterator[None]:
-    """Make the folder; if the run fails before its first checkpoint, there is nothing in it to keep."""
-    workspace.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    finally:
-        if newest_checkpoint(workspace) is None:
-            shutil.rmtree(workspace)
-
-
-@contextmanager
-def _configuration_kept(model: nn.Module) -> Iterator[None]:
-    """The Trainer switches the generation cache off in the model's configuration, which would be saved."""
-    config = unwrapped(model).config
-    before = dict(vars(config))
-    try:
-        yield
-    finally:
-        vars(config).clear()
-        vars(config).update(before)
-
-
-def peak_memory_mb() -> float:
-    """Largest memory that this process has held, on the GPU where there is one."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    if sys.platform == "win32":
-        return 0.0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,9 +1,13 @@
 """What a run did to each trained tensor, beside the rule that it was to keep."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
-from textanchor.holds import AuditReport, audit_plan
+import torch
+
+from textanchor.holds import AuditRow, audit_plan
+from textanchor.holds.audit import ABSOLUTE_BOUND, ROUNDINGS
 from textanchor.training.method import Attachment
 from textanchor.training.updates import StartWeights, Update
 
@@ -54,26 +58,51 @@ def audit_weights(start: StartWeights, attachment: Attachment) -> tuple[tuple[Te
 
     HoldError where a hold did not keep its promise.
     """
+    moved = {update.name: _Moved.of(update) for update in start.updates()}
     if attachment.plan is None:
-        return tuple(_row(update, FREE, None) for update in start.updates()), None
+        return tuple(_row(name, FREE, entry, None) for name, entry in moved.items()), None
     report = audit_plan(attachment.plan, start.parts.model, probe=attachment.probe)
+    report = replace(report, rows=tuple(_completed(row, moved) for row in report.rows))
     report.require_kept()
     rules = {tensor.name: tensor.rule for tensor in attachment.plan.tensors}
-    rules |= {f"{row.name}.weight": row.rule for row in report.rows}  # of LoRA, whose tensors have other names
-    tensors = tuple(_row(update, rules.get(update.name, FREE), report) for update in start.updates())
+    held = {f"{row.name}.weight": row for row in report.rows}
+    rules |= {name: row.rule for name, row in held.items()}  # LoRA's own tensors have other names than the merged one
+    tensors = tuple(_row(name, rules.get(name, FREE), entry, held.get(name)) for name, entry in moved.items())
     return tensors, None if report.projector is None else dict(vars(report.projector))
 
 
-def _row(update: Update, rule: str, report: AuditReport | None) -> TensorAudit:
-    linear = update.name.removesuffix(".weight")
-    held = next((row for row in report.rows if row.name == linear), None) if report is not None else None
-    moved = float(update.delta.norm())
+@dataclass(frozen=True)
+class _Moved:
+    """Norms of a tensor's change, start and end."""
+
+    change: float
+    start: float
+    now: float
+
+    @classmethod
+    def of(cls, update: Update) -> "_Moved":
+        return cls(float(update.delta.norm()), update.start_norm, update.norm)
+
+
+def _completed(row: AuditRow, moved: dict[str, _Moved]) -> AuditRow:
+    """The row with its weight leak where the plan alone does not know it (full linears of the language model)."""
+    parts = [moved[name] for name in (f"{row.name}.weight", f"{row.name}.bias") if name in moved]
+    change, start = (math.hypot(*(getattr(part, key) for part in parts)) for key in ("change", "start"))
+    if row.weight_leak is not None or row.protected_norm is None:
+        return row
+    if change == 0:
+        return replace(row, change_norm=0.0, weight_leak=0.0, bound=ABSOLUTE_BOUND)
+    bound = ABSOLUTE_BOUND + ROUNDINGS * torch.finfo(torch.float32).eps * start / change
+    return replace(row, change_norm=change, weight_leak=row.protected_norm / change, bound=bound)
+
+
+def _row(name: str, rule: str, moved: _Moved, held: AuditRow | None) -> TensorAudit:
     return TensorAudit(
-        name=update.name,
+        name=name,
         rule=rule,
         weight_leak=None if held is None else held.weight_leak,
         weight_leak_bound=None if held is None else held.bound,
         function_leak=None if held is None else held.function_leak,
-        relative_update=moved / update.start_norm if update.start_norm > 0 else float(moved > 0),
-        norm_ratio=update.norm / update.start_norm if update.start_norm > 0 else 1.0,
+        relative_update=moved.change / moved.start if moved.start > 0 else float(moved.change > 0),
+        norm_ratio=moved.now / moved.start if moved.start > 0 else 1.0,
     )

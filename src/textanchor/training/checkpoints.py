@@ -1,11 +1,13 @@
 """Checkpoints that are complete or not there, and finding the one to resume from."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from textanchor.config import to_dict
@@ -18,11 +20,11 @@ MARKER = "textanchor.json"
 """Written last: a checkpoint without it was cut off while it was written."""
 
 
-class CheckpointKeeper(RunCallback):
+class CheckpointKeeper(TrainerCallback):
     """Writes the marker with what the run's other callbacks recorded; it must stand last among them."""
 
-    def __init__(self, config: AdaptConfig, model_hash: str, callbacks: Sequence[RunCallback]):
-        self.identity = {"config": run_identity(config), "model_hash": model_hash}
+    def __init__(self, config: AdaptConfig, hashes: Mapping[str, str], callbacks: Sequence[RunCallback]):
+        self.identity = {"config": run_identity(config), **hashes}
         self.callbacks = callbacks
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -32,12 +34,12 @@ class CheckpointKeeper(RunCallback):
     def restore_all(self, checkpoint: Path) -> None:
         """Hand the records of `checkpoint` back; ConfigError where it is of another run."""
         content = read_json(checkpoint / MARKER)
-        for key, what in (("config", "configuration"), ("model_hash", "starting weights")):
+        for key, what in (("config", "configuration"), ("model", "model"), ("data", "content of its data")):
             if content[key] != self.identity[key]:
                 raise ConfigError(
-                    f"{checkpoint}: was written by a run with another "
-                    f"{what}{_difference(content[key], self.identity[key])}; resume with the same one, or remove the "
-                    "folder and start anew"
+                    f"{checkpoint}: was written by a run with another {what}"
+                    f"{_difference(content[key], self.identity[key])}; resume with the same one, or remove the folder "
+                    "and start anew"
                 )
         for callback in self.callbacks:
             if callback.name in content["records"]:
@@ -80,3 +82,14 @@ def newest_checkpoint(workspace: Path) -> Path | None:
     """The complete checkpoint of the latest step, if there is one."""
     complete = (path.parent for path in workspace.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{MARKER}"))
     return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+@contextmanager
+def checkpoints_kept(workspace: Path) -> Iterator[None]:
+    """Make the folder; if the run fails before its first checkpoint, there is nothing in it to keep."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if newest_checkpoint(workspace) is None:
+            shutil.rmtree(workspace)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from textanchor.errors import ModelError
+from textanchor.training.trainer import label_logits, takes_logits_to_keep
 
 RELOAD_TOLERANCE = 1e-5
 """Largest accepted difference of a logit between the model in memory and the one loaded from the folder, in float32."""
@@ -55,11 +56,12 @@ class ReloadCheck:
 
 @torch.no_grad()
 def logits_of(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """(tokens, vocabulary) logits of the batch in eval mode at all tokens that are not padding."""
+    """(labels, vocabulary) logits that predict the labels of the batch, in eval mode."""
     model.eval()
     device = next(model.parameters()).device
-    inputs = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
-    return model(**inputs).logits[inputs["attention_mask"].bool()].float().cpu()
+    inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+    labels_BL = inputs.pop("labels")
+    return label_logits(model, inputs, labels_BL, only=takes_logits_to_keep(model)).float().cpu()
 
 
 def merged(model: nn.Module) -> Any:

@@ -22,7 +22,7 @@ def set_up_training(model: nn.Module, config: PartsConfig, *, seed: int) -> VLMP
     train.
 
     LoRA starts at an update of zero, its A drawn with `seed`. ModelError naming the key where a part has nothing to
-    train in that way, and where a trained tensor is not float32 (steps smaller than its rounding would be lost).
+    train in that way, and where a tensor is not float32.
     """
     if getattr(unwrapped(model).config, "is_encoder_decoder", False):
         raise ModelError(
@@ -43,12 +43,12 @@ def set_up_training(model: nn.Module, config: PartsConfig, *, seed: int) -> VLMP
         if part.train == "full":
             for parameter in parts.parameters_of(name).values():
                 parameter.requires_grad_(True)
-    for name, parameter in trained_parameters(model).items():
+    for name, parameter in base_parameters(model).items():
         if parameter.dtype != torch.float32:
             raise ModelError(
-                f"{name} is {parameter.dtype}, but trained tensors must be float32, or small steps are lost in "
-                "rounding; load the model with dtype=torch.float32 (training.precision: bfloat16 still computes in "
-                "bfloat16)"
+                f"{name} is {parameter.dtype}, but adapt takes models in float32 only: small steps, and updates merged "
+                "into the weights, are lost in the rounding of anything less; load the model with dtype=torch.float32 "
+                "(training.precision: bfloat16 still computes in bfloat16)"
             )
     return parts
 

@@ -7,8 +7,8 @@ Shape legend: B examples, L tokens, K labels in the batch, V vocabulary.
 import inspect
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
-from textanchor.errors import ModelError
+from textanchor.errors import ConfigError, ModelError
 from textanchor.training.collate import Collator
 from textanchor.training.config import PART_NAMES, PartsConfig, TrainingConfig
 from textanchor.training.features import FeatureCache
@@ -35,7 +36,13 @@ TRAINED_TENSORS = "trained.safetensors"
 
 
 def training_arguments(config: TrainingConfig, folder: Path) -> TrainingArguments:
-    """The Trainer's own settings; checkpoints go below `folder`."""
+    """The Trainer's own settings; checkpoints go below `folder`. ConfigError for a tracker that is not installed."""
+    missing = [tracker for tracker in config.report_to if tracker not in get_available_reporting_integrations()]
+    if missing:
+        raise ConfigError(
+            f"training.report_to: {missing[0]!r} is not installed here, or the Trainer does not know it; available are "
+            f"{', '.join(get_available_reporting_integrations()) or 'none'}"
+        )
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=-1 if config.max_steps is None else config.max_steps,
@@ -53,6 +60,7 @@ def training_arguments(config: TrainingConfig, folder: Path) -> TrainingArgument
         save_steps=500 if config.save_steps is None else config.save_steps,
         save_total_limit=2,
         logging_steps=config.logging_steps,
+        logging_first_step=True,
         logging_nan_inf_filter=False,
         report_to=list(config.report_to) or "none",
         remove_unused_columns=False,
@@ -184,3 +192,16 @@ def label_logits(model: nn.Module, inputs: Mapping[str, Tensor], labels_BL: Tens
             f"{tuple(logits_KV.shape)}); set training.label_only_logits: false"
         )
     return logits_KV
+
+
+@contextmanager
+def configuration_kept(model: nn.Module) -> Iterator[None]:
+    """The Trainer switches the generation cache off in the model's configuration, which would be saved."""
+    plain: Any = unwrapped(model)
+    config = plain.config
+    before = dict(vars(config))
+    try:
+        yield
+    finally:
+        vars(config).clear()
+        vars(config).update(before)

@@ -1,0 +1,105 @@
+"""What methods promise beyond a run that ends well: their formulas, and the options that they refuse."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers.tiny_llava import tiny_llava_with_processor
+from helpers.tiny_runs import picture, run_config
+from textanchor.errors import ConfigError, DataError
+from textanchor.methods.app import ReferenceImages, read_texts
+from textanchor.methods.l2sp import L2SP
+from textanchor.training.method import load_method
+from textanchor.training.session import Session
+from textanchor.training.trainable import set_up_training, trained_parameters
+from textanchor.training.updates import StartWeights
+
+
+def session(folder: Path) -> Session:
+    model, processor = tiny_llava_with_processor()
+    config = run_config(folder / "out")
+    parts = set_up_training(model, config.trained_parts, seed=0)
+    return Session(config, processor, parts, "", StartWeights(parts), folder, is_resumed=False)
+
+
+def test_l2sp_is_half_the_squared_distance_of_the_merged_weights(tmp_path: Path) -> None:
+    run = session(tmp_path)
+    before = {name: tensor.clone() for name, tensor in run.model.get_base_model().state_dict().items()}  # pyright: ignore
+    penalty = L2SP(strength=0.6).start(run).penalty
+    assert penalty is not None
+    assert penalty() == 0
+    with torch.no_grad():
+        for parameter in trained_parameters(run.model).values():
+            parameter += 0.1 * torch.randn_like(parameter)
+    term = penalty()
+    assert isinstance(term, torch.Tensor)
+    term.backward()
+    gradients = {name: p.grad for name, p in trained_parameters(run.model).items()}
+    projector = next(name for name in gradients if name.endswith("linear_2.weight"))
+    moved = dict(run.parts.parameters_of("projector"))[projector] - run.start.full[projector]
+    assert torch.allclose(gradients[projector], 0.6 * moved, atol=1e-6)  # pyright: ignore[reportArgumentType]
+    after = run.model.merge_and_unload().state_dict()  # pyright: ignore[reportCallIssue]
+    plain = {name.replace(".base_layer", ""): tensor for name, tensor in before.items() if ".lora_" not in name}
+    distance = sum(float((after[name] - tensor).double().square().sum()) for name, tensor in plain.items())
+    tied = float((after["lm_head.weight"] - plain["lm_head.weight"]).double().square().sum())
+    assert term.item() == pytest.approx(0.3 * (distance - tied), rel=1e-5)
+
+
+HELD = {"mode": "inputs", "kept_fraction": 0.1}
+TEXT_HELD = {"mode": "outputs", "num_kept": 4}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "holds nothing"),
+        ({"projector": HELD}, "add reference"),
+        ({"projector": TEXT_HELD, "anchor": "a", "num_texts": 3}, "no effect beside a saved anchor"),
+        ({"projector": TEXT_HELD, "num_texts": 0}, "num_texts must be at least 1"),
+        ({"projector": {"mode": "outputs"}}, "exactly one of num_kept"),
+        ({"projector": HELD, "reference": {"num_images": 2}}, "exactly one of task and folder"),
+        ({"projector": HELD, "reference": {"task": "shape", "num_images": 0}}, "num_images must be at least 1"),
+    ],
+)
+def test_app_refuses_options_without_effect(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        load_method({"name": "app", **options})
+
+
+def test_app_needs_images_only_where_what_enters_the_projector_is_held() -> None:
+    reference = {"task": "shape", "num_images": 2}
+    assert load_method({"name": "app", "projector": TEXT_HELD}).needs == "text"
+    assert load_method({"name": "app", "language_model": HELD}).needs == "text"
+    assert load_method({"name": "app", "projector": HELD, "reference": reference}).needs == "reference images"
+    pulled = TEXT_HELD | {"inner": "pullback"}
+    assert load_method({"name": "app", "projector": pulled, "reference": reference}).needs == "reference images"
+
+
+def test_reference_images_of_the_probe_are_others(tmp_path: Path) -> None:
+    for i in range(12):
+        picture(i).save(tmp_path / f"{i:02}.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    anchor, probe = ReferenceImages(folder=tmp_path, num_images=4).load()
+    assert [image.tobytes() for image in anchor + probe] == [picture(i).tobytes() for i in range(12)]
+    assert len(probe) == 8
+    with pytest.raises(DataError, match="12 reference images"):
+        ReferenceImages(folder=tmp_path, num_images=5).load()
+    with pytest.raises(DataError, match="0 reference images"):
+        ReferenceImages(folder=tmp_path / "none", num_images=5).load()
+
+
+def test_texts_come_from_lines_rows_or_the_package(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
+    (tmp_path / "b.jsonl").write_text('{"text": "three"}\n{"text": "four"}\n')
+    (tmp_path / "c.jsonl").write_text('{"words": "three"}\n')
+    assert read_texts(tmp_path / "a.txt", None) == ["one", "two"]
+    assert read_texts(tmp_path / "b.jsonl", 1) == ["three"]
+    assert len(read_texts(None, 3)) == 3
+    with pytest.raises(DataError, match="2 texts, fewer than num_texts=3"):
+        read_texts(tmp_path / "a.txt", 3)
+    with pytest.raises(DataError, match=r"c\.jsonl.*expected a row with `text`"):
+        read_texts(tmp_path / "c.jsonl", None)
+    with pytest.raises(DataError, match="cannot be read as text"):
+        read_texts(tmp_path / "none.txt", None)
