@@ -1,4 +1,4 @@
-"""The embedded model, for real: built from packages, works as any Hugging Face VLM, round trip exact, answers as recorded."""
+"""The embedded model, for real: built from packages, works as any VLM, exact round trip, answers as recorded."""
 
 import json
 import shutil
@@ -15,9 +15,8 @@ from textanchor.evaluation.scoring import score_candidates
 from textanchor.files import cache_dir
 from textanchor.vlm.embedded import alignment_record, load_embedded
 
-QUESTION = [
-    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many objects are in the image?"}]}
-]
+CONTENT = [{"type": "image"}, {"type": "text", "text": "How many objects are in the image?"}]
+QUESTION = [{"role": "user", "content": CONTENT}]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from textanchor.data.items import Item, open_image
 from textanchor.holds import Anchor
 from textanchor.spectral import output_basis
 from textanchor.vlm.capture import capture_projector
+from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import VLMParts, find_parts
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 576)
@@ -50,15 +51,16 @@ def visual_tokens(model: nn.Module, processor: Any, items: Sequence[Item]) -> Te
         if end == "outputs":
             found.append(states_ND.float().clone())
 
-    plain: Any = parts.model.get_base_model() if hasattr(parts.model, "peft_config") else parts.model
+    plain: Any = unwrapped(parts.model)
     capture_projector(parts, lambda: plain.get_image_features(**inputs), keep)
     return torch.cat(found)
 
 
 def token_norms(model: nn.Module, visual_ND: Tensor) -> dict[str, float]:
     """Mean length of the visual tokens and of the rows of the text embedding."""
-    embedding: Any = find_parts(model).model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
+    parts = find_parts(model)
+    embedding_VD = parts.module(parts.input_embedding).get_parameter("weight").detach()
     return {
         "visual_token_norm": float(visual_ND.norm(dim=-1).mean()),
-        "text_token_norm": float(embedding.weight.detach().norm(dim=-1).mean()),
+        "text_token_norm": float(embedding_VD.norm(dim=-1).mean()),
     }

@@ -42,13 +42,14 @@ NUM_GEOMETRY_IMAGES = 64
 class DriftInAnchor(DriftRecorder):
     """Drift in the directions that `app` holds, of any run."""
 
-    def __init__(self, on_steps: Iterable[int], anchor: Anchor, filters: Mapping[str, FilterConfig]):
+    def __init__(self, on_steps: Iterable[int], anchor: Path, filters: Mapping[str, FilterConfig]):
         super().__init__(on_steps)
         self.anchor, self.filters = anchor, filters
 
     def on_run_begin(self, session: Session) -> None:
         super().on_run_begin(session)
-        self.plan = plan_holds(session.parts, self.anchor, dict(self.filters))
+        # read anew, because an anchor of all linears takes 800 MB that only the plan needs
+        self.plan = plan_holds(session.parts, Anchor.load(self.anchor), dict(self.filters))
 
 
 @dataclass(frozen=True)
@@ -82,32 +83,33 @@ def _columns(rows: Sequence[Mapping[str, Any]], *names: str) -> list[dict[str, A
 class Demo:
     """The shared parts of one demo: the model before tuning, the suites, the text space."""
 
-    def __init__(self, config: DemoConfig, out: Path, say: Callable[[str], None]):
-        self.config, self.out, self.say = config, out, say
+    def __init__(self, config: DemoConfig, out: Path, scratch: Path, say: Callable[[str], None]):
+        self.config, self.out, self.say, self.anchor = config, out, say, scratch / "anchor"
         say("loading the embedded model (SmolLM2-135M-Instruct, EfficientNet-lite0, projector)")
         self.model, self.processor = load_embedded()
         self.options = EvaluationOptions(autocast=True, tower_cache=TowerCache(), batch_size=24)
         self.suites = Suites.build(config, self.model, self.options)
         self.images: list[Item] = load_items("caption", split="validation", num_items=NUM_GEOMETRY_IMAGES)
-        self.anchor = self._fit_anchor()
-        self.space = TextSpace(self.anchor)
+        self.space = self._fit_anchor()
 
-    def _fit_anchor(self) -> Anchor:
-        """Fitted once: the held run holds its directions, the plain run is measured in them."""
+    def _fit_anchor(self) -> TextSpace:
+        """Fitted once and saved: the held run holds its directions, the plain run is measured in them."""
         self.say(f"text anchor: {self.config.num_anchor_texts} texts, {self.config.num_reference_images} images")
         texts = [row.text for row in load_texts("train")[: self.config.num_anchor_texts]]
         references = load_items("caption", split="train", num_items=self.config.num_reference_images)
         images = [open_image(item.image) for item in references if item.image is not None]
-        return fit_anchor(self.model, self.processor, texts, images)
+        anchor = fit_anchor(self.model, self.processor, texts, images)
+        anchor.save(self.anchor)
+        return TextSpace(anchor)
 
     def measure_before(self) -> list[Score]:
         """Rows of the larger set before tuning."""
         self.say(f"before tuning: {self.suites.num_questions()} items")
         return self.suites.score(self.model, self.processor)
 
-    def run(self, name: str, anchor_folder: Path) -> MethodRun:
+    def run(self, name: str) -> MethodRun:
         """Adapt a fresh copy with the method called `name`, scoring it on the way, and measure it."""
-        config = self.config.adapt_config(name, self.out / name, anchor=anchor_folder)
+        config = self.config.adapt_config(name, self.out / name, anchor=self.anchor)
         self.say(f"tuning on {self.config.task} with method {name}: {self.config.max_steps} steps")
         model, processor = load_embedded()
         scorer = CheckpointScorer(log_spaced_steps(self.config.max_steps, self.config.num_points), self._point)
@@ -174,11 +176,10 @@ def run_demo(out: Path, *, task: str, seed: int, config: DemoConfig | None = Non
         console.print(f"[dim]{time.monotonic() - began:4.0f} s[/]  {text}")
 
     config = config or DemoConfig(task=task, seed=seed)  # pyright: ignore[reportArgumentType]
-    demo = Demo(config, out, say)
-    before = demo.measure_before()
-    with tempfile.TemporaryDirectory(prefix="textanchor-") as folder:
-        demo.anchor.save(Path(folder) / "anchor")
-        runs = {name: demo.run(name, Path(folder) / "anchor") for name in METHODS}
+    with tempfile.TemporaryDirectory(prefix="textanchor-") as scratch:
+        demo = Demo(config, out, Path(scratch), say)
+        before = demo.measure_before()
+        runs = {name: demo.run(name) for name in METHODS}
     report = demo.report(before, runs)
     write_json(out / "report.json", report)
     page = build_report(report, out / "report.html")

@@ -5,6 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
+TITLES = {"full": "plain tuning", "app": "APP"}
+
 
 def result_table(report: Mapping[str, Any]) -> Table:
     """New task, old tasks, hallucination and text: before, and after each method."""
@@ -12,7 +14,7 @@ def result_table(report: Mapping[str, Any]) -> Table:
     table = Table(title=report["title"])
     table.add_column("")
     for name in columns:
-        table.add_column({"full": "plain tuning", "app": "APP"}.get(name, name), justify="right")
+        table.add_column(TITLES.get(name, name), justify="right")
     new = report["new_task"]
     rows = {
         f"{new}: accuracy (new task)": [_share(s["tasks"][new]["accuracy"]) for s in columns.values()],
