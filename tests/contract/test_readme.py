@@ -44,7 +44,7 @@ def check_verb(arguments: list[str]) -> None:
     verb = group.commands[arguments[0]]
     verb.make_context(arguments[0], arguments[1:])  # parses, and does not run
     for argument in arguments[1:]:
-        if argument.startswith("examples/"):
+        if argument.endswith(".yaml"):
             assert (REPOSITORY / argument).is_file()
 
 

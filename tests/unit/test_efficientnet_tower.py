@@ -19,7 +19,9 @@ def random_checkpoint() -> dict[str, torch.Tensor]:
     weights: dict[str, torch.Tensor] = {}
 
     def conv_and_norm(conv: str, norm: str, out: int, into: int, kernel: int) -> None:
-        weights[f"{conv}.weight"] = torch.randn(out, into, kernel, kernel, generator=generator) / (into * kernel**2) ** 0.5
+        weights[f"{conv}.weight"] = (
+            torch.randn(out, into, kernel, kernel, generator=generator) / (into * kernel**2) ** 0.5
+        )
         weights[f"{norm}.weight"] = 1 + 0.3 * torch.randn(out, generator=generator)
         weights[f"{norm}.bias"] = 0.3 * torch.randn(out, generator=generator)
         weights[f"{norm}.running_mean"] = 0.3 * torch.randn(out, generator=generator)

@@ -54,7 +54,7 @@ def test_conversations_are_single_turns_with_their_image():
 
 
 def test_an_unknown_task_and_too_many_items_are_named():
-    with pytest.raises(ConfigError, match="unknown task 'digit'.*digits"):
+    with pytest.raises(ConfigError, match=r"unknown task 'digit'.*digits"):
         load_items("digit", split="test", num_items=1)
     with pytest.raises(ConfigError, match="only 256 items, 5000 were asked for"):
         load_items("digits", split="test", num_items=5000)

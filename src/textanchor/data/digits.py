@@ -1,6 +1,7 @@
 """Handwritten digits (8 x 8 pixels, UCI, CC BY 4.0) from scikit-learn's package, enlarged."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,7 +16,7 @@ QUESTION = "Which digit is written in the image?"
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()  # a Bunch, unless return_X_y is set
     return bunch.images, bunch.target
 
 

@@ -81,7 +81,7 @@ def draw_scene(seed: int, *, num_objects: int | None = None) -> Scene:
     if not 1 <= count <= len(CELLS):
         raise ValueError(f"num_objects must be between 1 and {len(CELLS)}, not {count}")
     gray, tint = rng.uniform(95, 190), rng.uniform(-14, 14, size=3)
-    background = tuple(int(channel) for channel in np.clip(gray + tint, 0, 255))
+    red, green, blue = (int(channel) for channel in np.clip(gray + tint, 0, 255))
     cells = sorted(int(cell) for cell in rng.permutation(len(CELLS))[:count])
     names = rng.permutation(len(SHAPES) * len(COLORS))[:count]
     color_names = tuple(COLORS)
@@ -91,12 +91,12 @@ def draw_scene(seed: int, *, num_objects: int | None = None) -> Scene:
             color=color_names[int(name) % len(COLORS)],
             size=str(rng.choice(tuple(SIZES))),
             cell=cell,
-            offset=tuple(float(shift) for shift in rng.uniform(-0.06, 0.06, size=2)),
+            offset=(float(rng.uniform(-0.06, 0.06)), float(rng.uniform(-0.06, 0.06))),
             angle=float(rng.uniform(-0.2, 0.2)),
         )
         for cell, name in zip(cells, names, strict=True)
     )
-    return Scene(seed=seed, background=background, objects=objects)
+    return Scene(seed=seed, background=(red, green, blue), objects=objects)
 
 
 def _draw_object(draw: ImageDraw.ImageDraw, thing: SceneObject, cell_side: float) -> None:

@@ -33,8 +33,8 @@ def word_item(seed: int, *, size: int = 224) -> Item:
     image = Image.new("RGB", (size, size), paper)
     draw = ImageDraw.Draw(image)
     left, top, right, bottom = draw.textbbox((0, 0), word, font=font)
-    x = int(rng.integers(4, max(size - (right - left) - 4, 5))) - left
-    y = int(rng.integers(4, max(size - (bottom - top) - 4, 5))) - top
+    x = int(rng.integers(4, int(max(size - (right - left) - 4, 5)))) - left
+    y = int(rng.integers(4, int(max(size - (bottom - top) - 4, 5)))) - top
     draw.text((x, y), word, fill=ink, font=font)
     return Item(
         id=f"word-{seed}",

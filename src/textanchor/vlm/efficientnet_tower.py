@@ -85,7 +85,10 @@ class EfficientNetTower(PreTrainedModel):
     config_class = EfficientNetTowerConfig
     config: EfficientNetTowerConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
+
+    feature_mean: Tensor
+    feature_std: Tensor
 
     def __init__(self, config: EfficientNetTowerConfig):
         super().__init__(config)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -147,10 +147,16 @@ def _tower_weights(tower: EfficientNetTower) -> dict[str, Tensor]:
 
 def _add_image_token(model: LlavaForConditionalGeneration, num_tokens: int) -> None:
     """One more embedding row: the mean of the others, so that the new token is neither likely nor impossible."""
-    mean_D = model.get_input_embeddings().weight.detach().mean(dim=0)
+    mean_D = _embedding(model).weight.detach().mean(dim=0)
     model.resize_token_embeddings(num_tokens, mean_resizing=False)
-    model.get_input_embeddings().weight.data[-1] = mean_D
+    _embedding(model).weight.data[-1] = mean_D
     model.tie_weights()
+
+
+def _embedding(model: LlavaForConditionalGeneration) -> nn.Embedding:
+    embedding = model.get_input_embeddings()
+    assert isinstance(embedding, nn.Embedding)
+    return embedding
 
 
 def _processor(tokenizer: Any, grid_size: int) -> LlavaProcessor:

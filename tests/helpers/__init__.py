@@ -1,0 +1,1 @@
+"""Tiny models and other things that several tests share."""
