@@ -182,7 +182,7 @@ def run_demo(out: Path, *, task: str, seed: int, config: DemoConfig | None = Non
         runs = {name: demo.run(name) for name in METHODS}
     report = demo.report(before, runs)
     write_json(out / "report.json", report)
-    page = build_report(report, out / "report.html")
+    page = build_report(out / "report.json", out / "report.html")
     printed = Console(highlight=False)
     printed.print(result_table(report))
     printed.print(report["headline"]["sentence"])

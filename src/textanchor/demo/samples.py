@@ -11,16 +11,21 @@ from textanchor.records import Score
 
 SIDE = 160
 
+Answers = Mapping[str, Mapping[tuple[str, str], str]]
+"""Model -> (suite, item id) -> answer."""
+
 
 def pick_samples(
     suites: Sequence[ClosedSuite], before: Sequence[Score], after: Mapping[str, Sequence[Score]], *, each: int = 2
 ) -> list[dict[str, Any]]:
-    """The `samples` object of report.json: of every suite the first items, those first whose answers differ."""
+    """The `samples` object of report.json: of every suite a few items, those first whose answers or images differ."""
     answers = {"before": _answers(before), **{name: _answers(rows) for name, rows in after.items()}}
-    samples = []
+    samples: list[dict[str, Any]] = []
+    shown: set[str | None] = set()
     for suite in suites:
         told = [item for item in suite.items if (suite.name, item.id) in answers["before"]]
-        told.sort(key=lambda item: len({answered[suite.name, item.id] for answered in answers.values()}) == 1)
+        told.sort(key=lambda item: (item.image_id in shown, _all_agree(suite.name, item, answers)))
+        shown |= {item.image_id for item in told[:each]}
         samples += [_sample(suite.name, item, answers) for item in told[:each]]
     return samples
 
@@ -29,7 +34,11 @@ def _answers(rows: Sequence[Score]) -> dict[tuple[str, str], str]:
     return {(row.suite, row.item_id): row.answer for row in rows if row.metric == "correct" and row.answer is not None}
 
 
-def _sample(suite: str, item: Item, answers: Mapping[str, Mapping[tuple[str, str], str]]) -> dict[str, Any]:
+def _all_agree(suite: str, item: Item, answers: Answers) -> bool:
+    return len({answered[suite, item.id] for answered in answers.values()}) == 1
+
+
+def _sample(suite: str, item: Item, answers: Answers) -> dict[str, Any]:
     return {
         "image_png_base64": _png(item),
         "task": item.task,
