@@ -10,7 +10,10 @@ TITLES = {"full": "plain tuning", "app": "APP"}
 
 def result_table(report: Mapping[str, Any]) -> Table:
     """New task, old tasks, hallucination and text: before, and after each method."""
-    columns = {"before": report["before"], **{name: run["scores"] for name, run in report["after"].items()}}
+    columns: dict[str, Any] = {
+        "before": report["before"],
+        **{name: run["scores"] for name, run in report["after"].items()},
+    }
     table = Table(title=report["title"])
     table.add_column("")
     for name in columns:
