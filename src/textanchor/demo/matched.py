@@ -68,8 +68,8 @@ def headline(
         f"{kept['app']['old_accuracy']:.0%} against {kept['full']['old_accuracy']:.0%}, cross-entropy of the right "
         f"answer {kept['app']['old_gold_nats']:.2f} against {kept['full']['old_gold_nats']:.2f} nats, text "
         f"{kept['app']['text_cross_entropy']:.3f} against {kept['full']['text_cross_entropy']:.3f} nats per token. "
-        "One seed, small sets, one learning rate, and new images that look unlike the old ones (the easy case for a hold "
-        "on inputs): an illustration, not evidence."
+        "One seed, small sets, one learning rate, and new images that look unlike the old ones (the easy case for a "
+        "hold on inputs): an illustration, not evidence."
     )
     return {"sentence": sentence, "matched_sentence": compared, "better": better}
 
