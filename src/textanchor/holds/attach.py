@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from textanchor.errors import HoldError
-from textanchor.holds.linear import BoundLinear
+from textanchor.holds.bound import BoundLinear
 from textanchor.holds.optimizers import (
     fingerprints,
     groups_by_parameter,
@@ -145,7 +145,7 @@ class HoldHandle:
     def audit(
         self, model: nn.Module | None = None, *, probe: "Probe | None" = None, saved_dtype: torch.dtype | None = None
     ) -> "AuditReport":
-        """What moved since the reference, in the held directions and elsewhere; see `audit.audit_linears`."""
+        """What moved since the reference, in the held directions and elsewhere; see `audit.audit_plan`."""
         from textanchor.holds.audit import audit_bound
 
         plan = self.plan

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from textanchor.errors import HoldError
-from textanchor.holds.linear import BoundLinear
+from textanchor.holds.bound import BoundLinear
 from textanchor.holds.penalty import protected_energy
 from textanchor.holds.plan import HoldPlan, inside_ddp
 from textanchor.holds.probe import Probe

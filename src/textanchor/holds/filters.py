@@ -21,7 +21,7 @@ class Filters:
         moments = self._moments(name, target, target.weight.shape[1])
         key = self.anchor.source_of(name), target.has_bias
         if key not in self._made:
-            self._made[key] = self._checked(
+            self._made[key] = self.checked(
                 target.name, self.config.subspace(input_basis(moments, with_constant=key[1]))
             )
         return self._made[key]
@@ -40,7 +40,7 @@ class Filters:
             )
         if (name, False) not in self._made:
             subspace = self.config.subspace(output_basis(moments), complement=self.config.mode == "manifold")
-            self._made[name, False] = self._checked(name, subspace)
+            self._made[name, False] = self.checked(name, subspace)
         return self._made[name, False]
 
     def _moments(self, name: str, target: Target, width: int) -> Moments:
@@ -52,7 +52,8 @@ class Filters:
             )
         return moments
 
-    def _checked(self, name: str, subspace: Subspace) -> Subspace:
+    def checked(self, name: str, subspace: Subspace) -> Subspace:
+        """The filter itself; HoldError where `share` would have nothing to compare its protected part with."""
         if self.config.hold == "share" and not num_free(subspace):
             raise HoldError(
                 f"{name}: hold='share' compares the protected part with the rest, but {self.config.amount} with gains "

@@ -105,7 +105,8 @@ class _PartPlanner:
             )
         elif config.inner == "pullback":
             text_space = self.filters.text_space(self.parts.embedding_width())
-            subspace = config.subspace(metric_basis(pulled_back(self.parts, self.anchor, text_space, target.name)))
+            metric = pulled_back(self.parts, self.anchor, text_space, target.name)
+            subspace = self.filters.checked(target.name, config.subspace(metric_basis(metric)))
             self._add(target, "out", subspace, prefix="pulled back, ")
         else:
             for name in target.tensors:
