@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_llava import tiny_llava_with_processor
-from helpers.tiny_runs import mixed_conversations
 from torch import nn
 from transformers import Trainer, TrainingArguments, default_data_collator
 
+from helpers.tiny_llava import tiny_llava_with_processor
+from helpers.tiny_runs import mixed_conversations
 from textanchor.errors import HoldError
 from textanchor.holds import Anchor, FilterConfig, audit_plan, fit_anchor, plan_holds
 from textanchor.methods.app import read_texts
@@ -86,8 +86,8 @@ class Regression(nn.Linear):
 
 
 def regression(folder: Path, **changes: Any) -> tuple[Regression, Trainer]:
-    # not a LLaVA: the Trainer writes its checkpoints under the keys of files and reads them as keys in memory, so a plain
-    # Trainer that resumes one begins anew from the base weights with only a log line (AdaptTrainer has its own file)
+    # not a LLaVA: the Trainer writes its checkpoints under the keys of files and reads them as keys in memory, so a
+    # plain Trainer that resumes one begins anew from the base weights with only a log line (AdaptTrainer has its own)
     torch.manual_seed(0)
     model, states_ND = Regression(8, 12), torch.randn(64, 12) * torch.linspace(3, 0.1, 12)
     plan = Anchor.from_states(states_ND).plan(model, "out", num_kept=3, hold="share")
