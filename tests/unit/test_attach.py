@@ -234,6 +234,18 @@ def test_a_lora_layer_alone_can_be_held() -> None:
     assert row.bound is not None and row.is_kept
 
 
+def test_lora_inputs_are_free_of_held_directions_from_the_first_forward_pass_on() -> None:
+    parts = trained_by_lora()
+    plan = plan_for(parts, "language_model", mode="inputs")
+    attach(plan, torch.optim.SGD(trained_parameters(parts), lr=0.1))
+    named = plan.parameters()
+    for linear in plan.linears:
+        a_rI = named[linear.tensors[0]].detach().double()
+        assert a_rI.norm() > 0.1
+        assert linear.subspace.protected(a_rI).norm() < 1e-6 * a_rI.norm()
+        assert not named[linear.tensors[1]].any()
+
+
 def test_weight_decay_is_taken_off_tensors_that_it_would_pull() -> None:
     parts = trained_in_full("projector")
     other = nn.Linear(3, 3)
