@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -168,11 +168,26 @@ def test_texts_alone_train_a_vision_language_model(tmp_path: Path) -> None:
     assert not any("projector" in name for name in moved)
 
 
-def test_kept_features_give_the_same_run(tmp_path: Path) -> None:
-    plain = run(tmp_path / "plain", METHODS["full"])
-    kept = run(tmp_path / "kept", METHODS["full"], training__cache_features=True)
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+def test_kept_features_give_the_same_run(precision: str, tolerance: float, tmp_path: Path) -> None:
+    plain = run(tmp_path / "plain", METHODS["full"], training__precision=precision)
+    kept = run(tmp_path / "kept", METHODS["full"], training__precision=precision, training__cache_features=True)
+    start = tiny_llava_with_processor()[0].state_dict()
+    assert any((plain.model.state_dict()[name] - start[name]).abs().max() > 2e-2 for name in start)
     for name, tensor in plain.model.state_dict().items():
-        assert torch.allclose(kept.model.state_dict()[name], tensor, atol=1e-5), name
+        assert tensor.dtype == torch.float32
+        assert torch.allclose(kept.model.state_dict()[name], tensor, atol=tolerance), name
+
+
+def test_a_frozen_tower_learns_nothing_and_does_not_drop_out(tmp_path: Path) -> None:
+    class Watcher(TrainerCallback):
+        modes: ClassVar[set[bool]] = set()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            self.modes |= {module.training for module in model.get_base_model().model.vision_tower.modules()}
+
+    run(tmp_path / "out", METHODS["full"], [Watcher()])
+    assert Watcher.modes == {False}
 
 
 def test_curve_and_drift_are_recorded_without_changing_the_run(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_updates_start_at_zero_and_are_those_of_the_merged_weight() -> None:
     ("family", "config", "dtype", "expected"),
     [
         ("gemma3", PartsConfig(projector=LORA), torch.float32, r"parts\.projector\.train is lora"),
-        ("llava", PartsConfig(), torch.bfloat16, "must be float32"),
+        ("llava", PartsConfig(), torch.bfloat16, "float32 only"),
         ("florence2", PartsConfig(), torch.float32, "encoder-decoder"),
         ("llava", PartsConfig(projector=PartConfig(train="full", path="model.projector")), torch.float32, "projector="),
     ],

@@ -5,6 +5,7 @@ because a suffix such as `q_proj` also names linears of the vision tower.
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -92,7 +93,10 @@ def _with_lora(
         rank_pattern={re.escape(path): _rank(configs[part]) for part, paths in targets.items() for path in paths},
         alpha_pattern={re.escape(path): configs[part].alpha for part, paths in targets.items() for path in paths},
     )
-    wrapped = get_peft_model(model, lora)  # pyright: ignore[reportArgumentType]
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks Transformers 5.23 for a property that it has renamed
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        wrapped = get_peft_model(model, lora)  # pyright: ignore[reportArgumentType]
     hit = set(peft_layers(wrapped))
     if hit != set(names):
         raise ModelError(f"PEFT put LoRA on other layers than asked for: {', '.join(sorted(hit ^ set(names)))}")
