@@ -51,7 +51,7 @@ $(VENV)/.made:
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "Installing into $(VENV) from the package registry:"
-	@echo "  torch: a CPU wheel is about 200 MB. Linux wheels of pypi.org bring CUDA libraries along (several GB);"
+	@echo "  torch: a CPU wheel is about 200 MB. Linux wheels of PyPI bring CUDA libraries along (several GB);"
 	@echo "  to avoid these: make ... TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 	@echo "  the other libraries: about 150 MB"
 	@echo "Model and data files, fetched once into the user's cache when first needed (TEXTANCHOR_CACHE overrides):"

