@@ -15,6 +15,7 @@ from textanchor.data.scenes import draw_scene
 from textanchor.data.tasks import TASKS
 from textanchor.errors import ConfigError, DataError, TextanchorError
 from textanchor.evaluation.generation import generate_answers
+from textanchor.evaluation.images import TowerCache
 from textanchor.evaluation.registry import GROUPS, SUITES, load_suite, load_suites
 from textanchor.evaluation.run import evaluate, evaluate_to_folder, read_scores
 from textanchor.evaluation.scoring import score_candidates
@@ -83,6 +84,19 @@ def test_blind_rows_are_of_the_questions_without_images(llava: tuple[Any, Any]) 
     gold = [score.nats_of(item.answer) for item, score in zip(suite.items, expected, strict=True)]
     assert list(values_of(rows, "color", "blind_gold_nats").values()) == pytest.approx(gold, abs=1e-4)
     assert list(values_of(rows, "color", "gold_nats").values()) != pytest.approx(gold, abs=1e-3)
+
+
+def test_evaluations_with_one_cache_pass_each_image_through_the_tower_once() -> None:
+    model, processor = tiny_chat_model("llava")
+    passes: list[int] = []
+    model.model.vision_tower.register_forward_hook(lambda *_: passes.append(1))
+    suites = load_suites(["color", "position"], num_items=3)
+    options = EvaluationOptions(tower_cache=TowerCache())
+    first = evaluate(model, processor, suites, options=options, progress=False)
+    assert len(passes) == len({item.image_id for suite in suites for item in suite.items})  # type: ignore[attr-defined]
+    again = evaluate(model, processor, suites, options=options, progress=False)
+    assert len(passes) == len(options.tower_cache or ())
+    assert first == again
 
 
 def test_majority_is_of_the_gold_answers(llava: tuple[Any, Any]) -> None:

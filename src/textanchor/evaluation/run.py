@@ -41,8 +41,7 @@ def evaluate(
     The model is put into eval mode and given back as it was. An image passes the tower once in all suites, and once in
     all evaluations that are given the same `options.tower_cache`.
     """
-    options = options or EvaluationOptions()
-    options = replace(options, tower_cache=options.tower_cache or TowerCache())
+    options = _with_cache(options)
     closed = [suite for suite in suites if isinstance(suite, ClosedSuite)]
     with _progress(suites, options, shown=progress) as told:
         rows = score_closed(closed, model, processor, told)
@@ -70,8 +69,7 @@ def evaluate_to_folder(
     changed is scored again. TextanchorError where the folder holds the scores of other weights.
     """
     began, folder = time.monotonic(), Path(folder)
-    options = options or EvaluationOptions()
-    options = replace(options, tower_cache=options.tower_cache or TowerCache())
+    options = _with_cache(options)
     model_hash = tensors_hash(model.state_dict().items())
     hashes = {suite.name: sha256_of_json([suite_hash(suite), options.autocast]) for suite in suites}
     done = _Finished.read(folder, model_hash)
@@ -94,6 +92,12 @@ def evaluate_to_folder(
     write_json(folder / SUMMARY, summarise(scores))
     record.save(folder / RECORD)
     return record
+
+
+def _with_cache(options: EvaluationOptions | None) -> EvaluationOptions:
+    """The options, or the defaults, with a cache of their own where they have none (an empty one is one)."""
+    options = options or EvaluationOptions()
+    return replace(options, tower_cache=TowerCache()) if options.tower_cache is None else options
 
 
 def read_scores(folder: Path | str) -> list[Score]:
