@@ -20,8 +20,8 @@ class DemoConfig:
     task: NewTask = "digits"
     """What is learned; the alignment of the embedded model has never seen it."""
     seed: int = 0
-    num_images: int = 800
-    max_steps: int = 100
+    num_images: int = 640
+    max_steps: int = 80
     batch_size: int = 8
     projector_learning_rate: float = 5e-4
     lora_learning_rate: float = 3e-4
@@ -32,13 +32,13 @@ class DemoConfig:
     """Share of the language model linears' text-input directions that is held."""
     num_reference_images: int = 300
     """Unlabelled drawn scenes, from which the projector's input directions are taken."""
-    num_anchor_texts: int = 60
+    num_anchor_texts: int = 40
     """Shipped texts, from which the language model's text-input directions are taken."""
     num_points: int = 5
     """Log-spaced steps at which a run is scored on the small set."""
-    small_items: int = 32
+    small_items: int = 24
     """Questions of each old task, and twice as many of the new one, in the small set."""
-    small_texts: int = 12
+    small_texts: int = 8
     final_items: int = 60
     """Questions of each task before and after."""
     pope_items: int = 60

@@ -103,8 +103,9 @@ class Demo:
         return TextSpace(anchor)
 
     def measure_before(self) -> list[Score]:
-        """Rows of the larger set before tuning."""
+        """Rows of the larger set before tuning; both curves start at the point that is measured here too."""
         self.say(f"before tuning: {self.suites.num_questions()} items")
+        self.start = {"step": 0, **self._point(self.model, self.processor)}
         return self.suites.score(self.model, self.processor)
 
     def run(self, name: str) -> MethodRun:
@@ -112,13 +113,14 @@ class Demo:
         config = self.config.adapt_config(name, self.out / name, anchor=self.anchor)
         self.say(f"tuning on {self.config.task} with method {name}: {self.config.max_steps} steps")
         model, processor = load_embedded()
-        scorer = CheckpointScorer(log_spaced_steps(self.config.max_steps, self.config.num_points), self._point)
-        drift = DriftInAnchor(scorer.on_steps, self.anchor, self.config.filters())
+        steps = log_spaced_steps(self.config.max_steps, self.config.num_points)
+        scorer = CheckpointScorer(steps[1:], self._point)
+        drift = DriftInAnchor(steps, self.anchor, self.config.filters())
         result = adapt(config, model=model, processor=processor, callbacks=[scorer, drift])
         self.say(str(result.audit))
         rows = self.suites.score(result.model, processor)
         energy = self.space.energy(visual_tokens(result.model, processor, self.images))
-        return MethodRun(result, rows, scorer.entries, energy)
+        return MethodRun(result, rows, [self.start, *scorer.entries], energy)
 
     def _point(self, model: nn.Module, processor: Any) -> dict[str, Any]:
         norms = token_norms(model, visual_tokens(model, processor, self.images))
