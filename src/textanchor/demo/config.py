@@ -20,8 +20,8 @@ class DemoConfig:
     task: NewTask = "digits"
     """What is learned; the alignment of the embedded model has never seen it."""
     seed: int = 0
-    num_images: int = 640
-    max_steps: int = 80
+    num_images: int = 512
+    max_steps: int = 64
     batch_size: int = 8
     projector_learning_rate: float = 5e-4
     lora_learning_rate: float = 3e-4
