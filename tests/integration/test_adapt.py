@@ -22,6 +22,7 @@ from textanchor.training.adapt import AdaptResult, adapt
 from textanchor.training.checkpoints import workspace_of
 from textanchor.training.curve import CheckpointScorer, log_spaced_steps
 from textanchor.training.drift import DriftRecorder
+from textanchor.training.features import FeatureStore
 from textanchor.training.sequences import encode
 
 APP: dict[str, Any] = {
@@ -177,6 +178,12 @@ def test_kept_features_give_the_same_run(precision: str, tolerance: float, tmp_p
     for name, tensor in plain.model.state_dict().items():
         assert tensor.dtype == torch.float32
         assert torch.allclose(kept.model.state_dict()[name], tensor, atol=tolerance), name
+
+
+def test_a_store_of_features_that_is_not_used_is_an_error(tmp_path: Path) -> None:
+    model, processor = tiny_llava_with_processor()
+    with pytest.raises(ConfigError, match="cache_features"):
+        adapt(run_config(tmp_path / "out"), model=model, processor=processor, features=FeatureStore())
 
 
 def test_a_frozen_tower_learns_nothing_and_does_not_drop_out(tmp_path: Path) -> None:

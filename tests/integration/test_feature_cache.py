@@ -11,7 +11,7 @@ from helpers.tiny_models import tiny_vlm
 from helpers.tiny_runs import conversation, mixed_conversations
 from textanchor.errors import ModelError
 from textanchor.training.collate import Collator
-from textanchor.training.features import FeatureCache
+from textanchor.training.features import FeatureCache, FeatureStore
 from textanchor.training.sequences import encode
 from textanchor.vlm.parts import find_parts
 
@@ -57,16 +57,41 @@ def test_loss_and_gradients_with_kept_features_are_those_of_the_tower(family: st
 
 def test_each_distinct_image_passes_the_tower_once() -> None:
     model, processor = tiny_llava_with_processor()
-    cache = FeatureCache(find_parts(model))
+    store = FeatureStore()
+    cache = FeatureCache(find_parts(model), store)
     calls = count_calls(model.model.vision_tower)
     list(cache.index(encode(c, processor) for c in mixed_conversations()))
-    assert len(cache) == 7  # 8 images, one of them twice
+    assert len(store) == 7  # 8 images, one of them twice
     again = list(cache.index([encode(conversation("x", ("What?", "this"), images=(1, 6)), processor)]))
-    assert len(cache) == 7
+    assert len(store) == 7
     assert sum(calls) == 7
     numbers = again[0].visual_inputs["pixel_values"][:, 0, 0, 0]
     assert numbers.min() >= 1
     assert len(set(numbers.tolist())) == 2
+
+
+def test_a_store_serves_runs_with_the_same_tower_only() -> None:
+    store = FeatureStore()
+    model, processor = tiny_llava_with_processor()
+    examples = [encode(c, processor) for c in mixed_conversations()]
+    list(FeatureCache(find_parts(model), store).index(examples))
+
+    model = tiny_llava_with_processor()[0]
+    model.model.multi_modal_projector.linear_1.weight.data += 1
+    calls = count_calls(model.model.vision_tower)
+    cache = FeatureCache(find_parts(model), store)
+    batch = Collator(pad_token_id=0)(list(cache.index(examples)))
+    with cache.lookup(), torch.no_grad():
+        found = model(**batch).loss
+    assert calls == []
+    assert torch.allclose(found, model(**Collator(pad_token_id=0)(examples)).loss, atol=1e-5)
+
+    FeatureCache(find_parts(model), store, bfloat16=True)
+    assert len(store) == 0
+    list(FeatureCache(find_parts(model), store).index(examples))
+    model.model.vision_tower.post_layernorm.weight.data += 1
+    FeatureCache(find_parts(model), store)
+    assert len(store) == 0
 
 
 def test_numbers_take_no_memory_and_texts_are_left_alone() -> None:

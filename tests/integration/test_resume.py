@@ -96,6 +96,14 @@ def cut(tmp_path: Path) -> Path:
     return tmp_path / "cut"
 
 
+def test_the_plan_of_the_start_is_taken_up(cut: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refit(*_: Any, **__: Any) -> None:
+        raise AssertionError("the anchor was fitted again")
+
+    monkeypatch.setattr("textanchor.methods.app.fit_anchor", refit)
+    assert run(cut, APP, resume=True).plan is not None
+
+
 def test_an_interrupted_run_is_not_started_anew_by_mistake(cut: Path) -> None:
     with pytest.raises(ConfigError, match="interrupted run left checkpoint-4"):
         run(cut, APP)

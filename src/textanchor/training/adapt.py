@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import track
 from torch import nn
 from transformers import TrainerCallback
@@ -31,7 +30,7 @@ from textanchor.training.dataset import (
     use_chat_template,
 )
 from textanchor.training.export import logits_of, merged, save_checked
-from textanchor.training.features import FeatureCache
+from textanchor.training.features import FeatureCache, FeatureStore
 from textanchor.training.hf import RunCallback, TokenCounter
 from textanchor.training.method import load_method
 from textanchor.training.session import Session
@@ -72,18 +71,22 @@ def adapt(
     model: nn.Module | None = None,
     processor: Any = None,
     callbacks: Sequence[TrainerCallback] = (),
+    features: FeatureStore | None = None,
     resume: bool = False,
 ) -> AdaptResult:
     """Tune a vision-language model as `config` says and write it with its records to `config.output`.
 
     A `model` that is given is changed in place, and needs its `processor`; otherwise `config.model` is loaded.
     `callbacks` are any of the Trainer's; a `RunCallback` (CheckpointScorer, DriftRecorder) also enters checkpoints and
-    run.json. With `resume`, goes on from the newest checkpoint with weights equal bit for bit to those of an
-    uninterrupted run. The checkpoints are removed once the output is complete. ConfigError, DataError or ModelError
-    before anything is written; nothing is left in `config.output` if the run fails.
+    run.json. `features` keeps the frozen tower's outputs from run to run. With `resume`, goes on from the newest
+    checkpoint with weights equal bit for bit to those of an uninterrupted run. The checkpoints are removed once the
+    output is complete. ConfigError, DataError or ModelError before anything is written; nothing is left in
+    `config.output` if the run fails.
     """
     if (model is None) != (processor is None):
         raise ConfigError("adapt takes model and processor together, or neither of them to load config.model")
+    if features is not None and not config.training.cache_features:
+        raise ConfigError("a FeatureStore has no effect without training.cache_features: true")
     require_free_directory(config.output)
     workspace = workspace_of(config.output)
     checkpoint = checkpoint_to_resume(workspace, resume=resume)
@@ -91,7 +94,7 @@ def adapt(
     if model is None:
         model, processor = load_vlm(config.model)
     with checkpoints_kept(workspace):
-        run = _Run(config, model, processor, conversations, callbacks, workspace, checkpoint)
+        run = _Run(config, model, processor, conversations, callbacks, features, workspace, checkpoint)
         run.train()
         result = run.finish()
     shutil.rmtree(workspace, ignore_errors=True)  # the output is complete, there is nothing left to resume
@@ -108,6 +111,7 @@ class _Run:
         processor: Any,
         conversations: Sequence[Conversation],
         callbacks: Sequence[TrainerCallback],
+        features: FeatureStore | None,
         workspace: Path,
         checkpoint: Path | None,
     ):
@@ -126,7 +130,7 @@ class _Run:
         self.recorded = [callback for callback in callbacks if isinstance(callback, RunCallback)]
         self.tokens = TokenCounter()
         self.keeper = CheckpointKeeper(config, self.hashes, [*self.recorded, self.tokens])
-        self.trainer = self._trainer(examples, [*callbacks, self.keeper])
+        self.trainer = self._trainer(examples, [*callbacks, self.keeper], features)
 
     def _session(self, model: nn.Module, workspace: Path) -> Session:
         anchor_hash = hash_of_model(model)
@@ -141,13 +145,15 @@ class _Run:
             is_resumed=self.checkpoint is not None,
         )
 
-    def _trainer(self, examples: EncodedConversations, callbacks: list[TrainerCallback]) -> AdaptTrainer:
+    def _trainer(
+        self, examples: EncodedConversations, callbacks: list[TrainerCallback], store: FeatureStore | None
+    ) -> AdaptTrainer:
         settings, parts, data = self.config.training, self.session.parts, examples
-        features = FeatureCache(parts) if settings.cache_features else None
-        if features is not None:
-            indexed = features.index(examples[i] for i in range(len(examples)))
-            with torch.autocast(self.arguments.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                data = list(track(indexed, "vision tower features", total=len(examples), transient=True))
+        cache = None
+        if settings.cache_features:
+            cache = FeatureCache(parts, store, bfloat16=settings.precision == "bfloat16")
+            indexed = cache.index(examples[i] for i in range(len(examples)))
+            data = list(track(indexed, "vision tower features", total=len(examples), transient=True))
         return AdaptTrainer(
             self.arguments,
             parts,
@@ -155,7 +161,7 @@ class _Run:
             self.collator,
             rates=self.config.trained_parts,
             label_only_logits=settings.label_only_logits,
-            features=features,
+            features=cache,
             penalty=self.attachment.penalty,
             held=self.attachment.held,
             tokens=self.tokens,

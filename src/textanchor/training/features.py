@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,11 +20,15 @@ from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
 from textanchor.errors import ModelError
+from textanchor.training.collate import joined
 from textanchor.training.sequences import Example
+from textanchor.vlm.hashing import tensors_hash
 from textanchor.vlm.names import is_within, unwrapped
 from textanchor.vlm.parts import VLMParts
 
 PIXELS = "pixel_values"
+BATCH_SIZE = 8
+"""Conversations whose images pass the tower together."""
 WAY_OUT = "set training.cache_features: false"
 IDLE_KEYWORDS = {"use_cache", "return_dict"}
 """Keywords that families pass on to the tower and that do not change its features."""
@@ -36,10 +41,31 @@ class _Leaf:
     index: int
 
 
-class FeatureCache:
-    """Features of every image that `index` has seen; `lookup()` puts them in the tower's place."""
+class FeatureStore:
+    """Outputs of a frozen vision tower by image; in a store given to several runs, each image passes it once."""
 
-    def __init__(self, parts: VLMParts):
+    def __init__(self) -> None:
+        self.tower_hash = ""
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop everything."""
+        self.numbers: dict[bytes, int] = {}
+        self.rows: list[list[Tensor]] = [[]]  # number 0 stays free: families drop images that are zero throughout
+        self.structure: Any = None
+        self.keywords: dict[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+class FeatureCache:
+    """Features of every image that `index` has seen; `lookup()` puts them in the tower's place.
+
+    A `store` of another tower, or of the same one computed in another precision, is emptied.
+    """
+
+    def __init__(self, parts: VLMParts, store: FeatureStore | None = None, *, bfloat16: bool = False):
         if any(is_within(path, parts.vision_tower) for path in parts.projector):
             raise ModelError(
                 f"the projector of {type(unwrapped(parts.model)).__name__} lies inside its vision tower, so the "
@@ -47,30 +73,28 @@ class FeatureCache:
             )
         self._model = unwrapped(parts.model)
         self._tower = parts.module(parts.vision_tower)
-        self._numbers: dict[bytes, int] = {}
-        self._rows: list[list[Tensor]] = [[]]  # number 0 stays free: families drop images that are zero throughout
-        self._structure: Any = None
-        self._keywords: dict[str, Any] | None = None
-
-    def __len__(self) -> int:
-        return len(self._numbers)
+        self._device = next(self._tower.parameters()).device
+        self._bfloat16 = bfloat16
+        self._store = FeatureStore() if store is None else store
+        tower_hash = tensors_hash([*parts.parameters_of("vision_tower").items(), *self._tower.named_buffers()])
+        if self._store.tower_hash != f"{tower_hash} {bfloat16}":
+            self._store.forget()
+            self._store.tower_hash = f"{tower_hash} {bfloat16}"
 
     @torch.no_grad()
     def index(self, examples: Iterable[Example]) -> Iterator[Example]:
         """The examples with their images replaced by numbers, after the tower has run once on each new image."""
-        device = next(self._tower.parameters()).device
         self._tower.eval()
-        for example in examples:
-            visual = {name: tensor.to(device) for name, tensor in example.visual_inputs.items()}
-            if not visual:
-                yield example
-                continue
-            if visual.get(PIXELS, torch.empty(0)).ndim < 4:
-                raise ModelError(f"the processor gives images as patches, which cannot be told apart; {WAY_OUT}")
-            with self._tower_replaced(self._record):
-                self._model.get_image_features(**visual)  # pyright: ignore[reportCallIssue]
-            numbered = self._numbered(example.visual_inputs[PIXELS])
-            yield replace(example, visual_inputs={**example.visual_inputs, PIXELS: numbered})
+        examples = iter(examples)
+        while batch := list(islice(examples, BATCH_SIZE)):
+            seen = [example.visual_inputs for example in batch if example.visual_inputs]
+            if seen:
+                visual = {name: joined([inputs[name] for inputs in seen]).to(self._device) for name in seen[0]}
+                if visual.get(PIXELS, torch.empty(0)).ndim < 4:
+                    raise ModelError(f"the processor gives images as patches, which cannot be told apart; {WAY_OUT}")
+                with self._tower_replaced(self._record), self._precision():
+                    self._model.get_image_features(**visual)  # pyright: ignore[reportCallIssue]
+            yield from (self._numbered(example) for example in batch)
 
     @contextmanager
     def lookup(self) -> Iterator[None]:
@@ -78,25 +102,28 @@ class FeatureCache:
         with self._tower_replaced(self._look_up):
             yield
 
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16)
+
     def _record(self, original: Callable[..., Any], pixels_N3HW: Tensor, keywords: dict[str, Any]) -> Any:
-        keys = [_digest(image) for image in pixels_N3HW]
-        new = {key: i for i, key in enumerate(keys) if key not in self._numbers}
+        store, keys = self._store, [_digest(image) for image in pixels_N3HW]
+        new = {key: i for i, key in enumerate(keys) if key not in store.numbers}
         if new:
             leaves: list[Tensor] = []
-            self._structure = _taken_apart(original(pixels_N3HW[list(new.values())], **keywords), leaves)
+            store.structure = _taken_apart(original(pixels_N3HW[list(new.values())], **keywords), leaves)
             if any(leaf.shape[:1] != (len(new),) for leaf in leaves):
                 raise ModelError(f"the vision tower does not give one row for each image; {WAY_OUT}")
             for row, key in enumerate(new):
-                self._numbers[key] = len(self._rows)
-                self._rows.append([leaf[row].cpu().clone() for leaf in leaves])
-        return self._output([self._numbers[key] for key in keys], pixels_N3HW.device)
+                store.numbers[key] = len(store.rows)
+                store.rows.append([leaf[row].cpu().clone() for leaf in leaves])
+        return self._output([store.numbers[key] for key in keys], pixels_N3HW.device)
 
     def _look_up(self, _: Callable[..., Any], pixels_N3HW: Tensor, keywords: dict[str, Any]) -> Any:
         return self._output(pixels_N3HW.flatten(1)[:, 0].round().long().tolist(), pixels_N3HW.device)
 
     def _output(self, numbers: Sequence[int], device: torch.device) -> Any:
-        rows = zip(*(self._rows[number] for number in numbers), strict=True)
-        return _put_together(self._structure, [torch.stack(leaf).to(device) for leaf in rows])
+        rows = zip(*(self._store.rows[number] for number in numbers), strict=True)
+        return _put_together(self._store.structure, [torch.stack(leaf).to(device) for leaf in rows])
 
     @contextmanager
     def _tower_replaced(self, function: Callable[..., Any]) -> Iterator[None]:
@@ -120,15 +147,20 @@ class FeatureCache:
         if any(isinstance(value, Tensor) for value in keywords.values()):
             raise ModelError(f"the vision tower takes tensors beside pixels ({', '.join(keywords)}); {WAY_OUT}")
         keywords = {name: value for name, value in keywords.items() if name not in IDLE_KEYWORDS}
-        self._keywords = keywords if self._keywords is None else self._keywords
-        if keywords != self._keywords:
-            raise ModelError(f"the vision tower was called in two ways, {self._keywords} and {keywords}; {WAY_OUT}")
+        self._store.keywords = keywords if self._store.keywords is None else self._store.keywords
+        if keywords != self._store.keywords:
+            raise ModelError(
+                f"the vision tower was called in two ways, {self._store.keywords} and {keywords}; {WAY_OUT}"
+            )
 
-    def _numbered(self, pixels: Tensor) -> Tensor:
-        """(..., 3, H, W) images as constants of the same shape, without memory; unused padding stays zero."""
-        numbers = [self._numbers.get(_digest(image), 0) for image in pixels.flatten(0, -4)]
-        leading = pixels.shape[:-3]
-        return torch.tensor(numbers, dtype=torch.float32).reshape(*leading, 1, 1, 1).expand(pixels.shape)
+    def _numbered(self, example: Example) -> Example:
+        """Its images as constants of their shape (..., 3, H, W), without memory; unused padding stays zero."""
+        if not example.visual_inputs:
+            return example
+        pixels = example.visual_inputs[PIXELS]
+        numbers = [self._store.numbers.get(_digest(image), 0) for image in pixels.flatten(0, -4)]
+        constant = torch.tensor(numbers, dtype=torch.float32).reshape(*pixels.shape[:-3], 1, 1, 1).expand(pixels.shape)
+        return replace(example, visual_inputs={**example.visual_inputs, PIXELS: constant})
 
 
 def _digest(image: Tensor) -> bytes:
