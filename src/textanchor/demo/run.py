@@ -26,7 +26,7 @@ from textanchor.evaluation.images import TowerCache
 from textanchor.evaluation.suite import EvaluationOptions
 from textanchor.evaluation.suites.closed import ClosedSuite
 from textanchor.files import require_free_directory, write_json
-from textanchor.holds import Anchor, FilterConfig, fit_anchor, plan_holds
+from textanchor.holds import Anchor, FilterConfig, HoldPlan, fit_anchor, plan_holds
 from textanchor.records import Score, environment
 from textanchor.report.build import build_report
 from textanchor.training.adapt import AdaptResult, adapt
@@ -40,16 +40,20 @@ NUM_GEOMETRY_IMAGES = 64
 
 
 class DriftInAnchor(DriftRecorder):
-    """Drift in the directions that `app` holds, of any run."""
+    """Drift in the directions that `app` holds, of any run; the plan is made once and kept beside the anchor."""
 
     def __init__(self, on_steps: Iterable[int], anchor: Path, filters: Mapping[str, FilterConfig]):
         super().__init__(on_steps)
-        self.anchor, self.filters = anchor, filters
+        self.anchor, self.saved, self.filters = anchor, anchor.with_name("plan"), filters
 
     def on_run_begin(self, session: Session) -> None:
         super().on_run_begin(session)
+        if self.saved.exists():
+            self.plan = HoldPlan.load(self.saved, session.model)
+            return
         # read anew, because an anchor of all linears takes 800 MB that only the plan needs
         self.plan = plan_holds(session.parts, Anchor.load(self.anchor), dict(self.filters))
+        self.plan.save(self.saved)
 
 
 @dataclass(frozen=True)
