@@ -69,7 +69,8 @@ def fit_anchor(
             if progress is not None:
                 progress(done, len(text_batches) + len(image_batches))
     moments = {TEXT_EMBEDDING: embedding.moments()}
-    moments |= {f"{INPUTS}/{name}": stream.moments() for name, stream in streams.by_name.items()}
+    for name in list(streams.by_name):  # each stream goes as its moments come, so that not all are there twice
+        moments[f"{INPUTS}/{name}"] = streams.by_name.pop(name).moments()
     moments |= {f"{SLOPES}/{name}": stream.moments() for name, stream in slopes.streams.items()}
     aliases = {f"{INPUTS}/{name}": f"{INPUTS}/{source}" for name, source in streams.aliases.items()}
     return Anchor(moments, aliases, _provenance(model, texts, rows, images, max_length))
