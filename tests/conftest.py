@@ -4,14 +4,16 @@ import os
 import random
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
+# one thread is fastest for tiny models; in the environment, because sums must have the same order in new processes
+NUM_THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# one thread is fastest for tiny models, and keeps sums in one order; CI raises it for the embedded model
-torch.set_num_threads(int(os.environ.get("TEXTANCHOR_TEST_THREADS", "1")))
+torch.set_num_threads(NUM_THREADS)
 
 
 @pytest.fixture(autouse=True)
