@@ -4,16 +4,14 @@ import os
 import random
 from pathlib import Path
 
-# one thread is fastest for tiny models; in the environment, because sums must have the same order in new processes
-NUM_THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))
-
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import pytest
+import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-torch.set_num_threads(NUM_THREADS)
+# one thread is fastest for tiny models; set for new processes too, which must add up in the same order
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(autouse=True)
