@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from textanchor.errors import HoldError
-from textanchor.holds.store import load_folder, save_folder
+from textanchor.holds.saved_moments import SavedMoments, stored_tensors
+from textanchor.holds.store import load_values, save_folder
 from textanchor.spectral import Moments, MomentsStream, sink_bound
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Anchor:
         `options` are those of `FilterConfig`; mode is "inputs" for side "in" and "outputs" for "out" unless given.
         HoldError where the widths do not fit or the hold is not legal.
         """
-        from textanchor.holds.planning import plan_linear
+        from textanchor.holds.plan_linear import plan_linear
 
         return plan_linear(self, linear, side, options)
 
@@ -82,28 +83,19 @@ class Anchor:
         """Write a folder with anchor.safetensors and anchor.json."""
         tensors, values = {}, {}
         for name, moments in self.moments.items():
-            rows, columns = torch.tril_indices(moments.width + 1, moments.width + 1)
-            tensors |= {
-                f"{name}/mean": moments.mean_D,
-                f"{name}/second": moments.second_EE[rows, columns],  # symmetric: one half is enough
-                f"{name}/sinks": moments.sinks_SE,
-            }
+            tensors |= {f"{name}/{key}": tensor for key, tensor in stored_tensors(moments).items()}
             values[name] = {key: getattr(moments, key) for key in ("count", "sink_count", "unit_norm")}
         content = {"moments": values, "aliases": dict(self.aliases), "provenance": dict(self.provenance)}
         save_folder(path, "anchor", tensors, content, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: Path | str) -> "Anchor":
-        """Read what `save` wrote; HoldError where the folder holds no anchor."""
-        tensors, content = load_folder(path, "anchor")
-        moments = {}
-        for name, values in content["moments"].items():
-            mean_D, half, sinks_SE = (tensors.pop(f"{name}/{key}") for key in ("mean", "second", "sinks"))
-            rows, columns = torch.tril_indices(len(mean_D) + 1, len(mean_D) + 1)
-            second_EE = half.new_zeros(len(mean_D) + 1, len(mean_D) + 1)
-            second_EE[rows, columns] = half
-            second_EE[columns, rows] = half
-            moments[name] = Moments(mean_D=mean_D, second_EE=second_EE, sinks_SE=sinks_SE, **values)
+        """Open what `save` wrote; moments are read each time they are used, so the folder has to stay.
+
+        HoldError where the folder holds no anchor, or where a file of it is damaged.
+        """
+        content = load_values(path, "anchor")
+        moments = SavedMoments(Path(path), content["moments"])
         return cls(moments, content["aliases"], content["provenance"])
 
     def __str__(self) -> str:

@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 
 from textanchor.errors import HoldError
 from textanchor.holds.bound import BoundLinear
+from textanchor.holds.coupled import FilterCache, bind
+from textanchor.holds.gradients import GradientProjection
 from textanchor.holds.optimizers import (
     fingerprints,
     groups_by_parameter,
@@ -23,7 +25,7 @@ from textanchor.holds.optimizers import (
 from textanchor.holds.packing import PROJECTOR
 from textanchor.holds.penalty import ProjectorPenalty
 from textanchor.holds.plan import HoldPlan, inside_ddp, listed
-from textanchor.spectral import Subspace
+from textanchor.holds.sharding import anywhere
 from textanchor.vlm.names import base_modules
 
 if TYPE_CHECKING:
@@ -53,8 +55,8 @@ def attach(
     plan.freeze(model)
     inner, named = inner_optimizer(optimizer), plan.parameters(model)
     _check_optimizer(plan, inner, named)
-    cache: dict[tuple[int, torch.device], Subspace] = {}
-    bound = [BoundLinear.bind(linear, named, cache) for linear in plan.linears]
+    cache: FilterCache = {}
+    bound = [bind(linear, named, cache) for linear in plan.linears]
     for linear in bound:
         _check_tensors(linear)
     handle = HoldHandle(plan, model if model is not None else plan.model, bound, reference)
@@ -86,8 +88,6 @@ def _check_optimizer(plan: HoldPlan, optimizer: Optimizer, named: Mapping[str, n
 def _check_tensors(bound: BoundLinear) -> None:
     linear = bound.linear
     for name, tensor in zip(linear.tensors, bound.tensors, strict=True):
-        if type(tensor).__name__ == "DTensor":
-            raise HoldError(f"{name} is sharded (FSDP2), which holds do not handle; train with DDP or on one device")
         if linear.config.hold == "exact" and tensor.dtype in LOW_PRECISION:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise HoldError(
@@ -108,6 +108,7 @@ class HoldHandle:
         self._base = {} if plan.projector is None else plan.projector.base
         self._written = torch.zeros(0)
         self._hook: Any = None
+        self._gradients: GradientProjection | None = None
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -117,6 +118,13 @@ class HoldHandle:
                 _require_zero_update(bound)
                 if bound.linear.config.hold == "exact":
                     bound.damp(0.0)
+            elif bound.linear.config.target == "remove":
+                if self.reference == "start":
+                    raise HoldError(
+                        f"{bound.linear.name}: target='remove' takes directions out of the weight that the plan was "
+                        "made on, so it counts from it; give attach reference='base'"
+                    )
+                bound.damp(0.0)
             elif self.reference == "start":
                 self._bound[i] = bound.at_start()
         if self.reference == "start" and self.plan.projector is not None:
@@ -125,8 +133,10 @@ class HoldHandle:
 
     def listen(self, optimizer: Optimizer) -> None:
         """From now on act after each step of `optimizer`."""
-        self._written = fingerprints([bound.parameters for bound in self._bound])
+        self._written = self._fingerprints()
         self._hook = optimizer.register_step_post_hook(self._after_step)
+        projected = [bound for bound in self._bound if bound.linear.config.gradients == "projected"]
+        self._gradients = GradientProjection(projected) if projected else None
         if self.plan.projector is not None:
             module = base_modules(self.model)[self.plan.projector.name]
             self.penalty = ProjectorPenalty(self.plan.projector, module, self._base)
@@ -134,13 +144,17 @@ class HoldHandle:
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # a fused AdamW whose step the GradScaler skipped calls this too: what has not moved is left as it is
-        written = fingerprints([bound.parameters for bound in self._bound])
-        moved = (written != self._written).any(1).nonzero().flatten().tolist()
+        written = self._fingerprints()
+        is_moved = anywhere((written != self._written).any(1), [bound.tensors for bound in self._bound])
+        moved = is_moved.nonzero().flatten().tolist()
         groups = groups_by_parameter(optimizer)
         for i in moved:
             self._bound[i].apply(lr=float(groups[id(self._bound[i].tensors[0])]["lr"]))
-        written[moved] = fingerprints([self._bound[i].parameters for i in moved])
+        written[moved] = fingerprints([self._bound[i].own_parts for i in moved])
         self._written = written
+
+    def _fingerprints(self) -> torch.Tensor:
+        return fingerprints([bound.own_parts for bound in self._bound])
 
     def audit(
         self, model: nn.Module | None = None, *, probe: "Probe | None" = None, saved_dtype: torch.dtype | None = None
@@ -182,12 +196,14 @@ class HoldHandle:
                 self._bound[i] = bound.with_reference(values[bound.linear.name], is_full=is_full)
         prefix = f"{PROJECTOR}/"
         self._base = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
-        self._written = fingerprints([bound.parameters for bound in self._bound])
+        self._written = self._fingerprints()
 
     def remove(self) -> None:
         """Stop holding; the weights stay as they are."""
         if self._hook is not None:
             self._hook.remove()
+        if self._gradients is not None:
+            self._gradients.remove()
         if self.penalty is not None:
             self.penalty.remove()
 

@@ -3,8 +3,9 @@
 - weight leak ||P_out Delta P_in||_F / ||Delta||_F on the merged weight, which `exact` keeps within
   1e-6 + 2 eps ||W0||_F / ||Delta||_F (eps of the tensor's type: W0 + Delta cannot be stored better);
 - function leak, outputs and manifold: E||P (f(v) - f0(v))||^2 / E||f(v) - f0(v)||^2 of the whole projector on a probe;
-- function leak, inputs: E||Delta P x||^2 / E||Delta x||^2 on the linear's own inputs x before training (with the
-  constant where a bias is held): how much of the change in its outputs comes from the held part of its inputs.
+- function leak, inputs and coupling: E||P_out Delta P_in x||^2 / E||Delta x||^2 on the linear's own inputs x before
+  training (with the constant where a bias is held): how much of the change in its outputs comes from the held part of
+  its inputs, and under coupling also lies in the held part of its outputs.
 
 Shape legend: R rows and D width of the filtered space (see `linear.py`), N tokens.
 """
@@ -17,10 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from textanchor.errors import HoldError
+from textanchor.holds.bits import dense
 from textanchor.holds.bound import BoundLinear
+from textanchor.holds.coupled import bind
+from textanchor.holds.linear import protected
 from textanchor.holds.penalty import protected_energy
 from textanchor.holds.plan import HoldPlan, inside_ddp
 from textanchor.holds.probe import Probe
+from textanchor.holds.sharding import gathered
 from textanchor.spectral import Subspace
 from textanchor.vlm.names import base_modules, is_within
 from textanchor.vlm.parts_table import aligned
@@ -127,7 +132,7 @@ def audit_plan(
     lacks a tensor of the plan (it was merged or belongs to another plan).
     """
     named = plan.parameters(model)
-    bound = [BoundLinear.bind(linear, named) for linear in plan.linears]
+    bound = [bind(linear, named) for linear in plan.linears]
     model = plan.model if model is None else model
     assert model is not None
     return audit_bound(plan, bound, model, probe=probe, saved_dtype=saved_dtype)
@@ -148,34 +153,40 @@ def audit_bound(
     writer = next((b for b in in_projector if b.linear.is_text_writer), None)
     function, inputs = None, {} if probe is None else probe.inputs
     if probe is not None and probe.outputs_ND is not None:
-        space = plan.projector.subspace if plan.projector else writer.linear.subspace if writer else None
-        function = _audit_function(probe.outputs_ND, probe.outputs_of(inside_ddp(model)), space)
+        held = plan.projector or (writer.linear if writer else None)
+        start_ND = probe.outputs_ND
+        if held is not None and held.config.target == "remove":
+            start_ND = start_ND - held.subspace.protected(start_ND)
+        space = None if held is None else held.subspace
+        function = _audit_function(start_ND, probe.outputs_of(inside_ddp(model)), space)
     leak = None if function is None else function.leak
     rows = [
         _audit_linear(b, weights[b.linear.name], leak if b is writer else _input_leak(b, inputs), saved_dtype)
         for b in bound
     ]
     if plan.projector is not None:
-        rule = f"penalty {plan.projector.strength:g}"
-        rows.append(AuditRow(name=plan.projector.name, rule=rule, function_leak=leak))
+        rows.append(AuditRow(name=plan.projector.name, rule=plan.projector.config.rule(), function_leak=leak))
     return AuditReport(rows=tuple(rows), projector=function)
 
 
 def _audit_linear(
     bound: BoundLinear, module: nn.Module, function_leak: float | None, saved_dtype: torch.dtype | None
 ) -> AuditRow:
-    linear, protected, change = bound.linear, bound.protected_norm(), bound.change_norm()
+    linear, bound = bound.linear, bound.gathered()
+    protected_norm, change = bound.protected_norm(), bound.change_norm()
     start_RD, now_RD = _start_and_now(bound, module)
     leak = limit = relative = None
     if change is not None:
-        leak = protected / change if change else 0.0
+        leak = protected_norm / change if change else 0.0
     if change is not None and linear.base_norm:
         relative, eps = change / linear.base_norm, torch.finfo(bound.tensors[0].dtype).eps
         limit = ABSOLUTE_BOUND + (ROUNDINGS * eps / relative if change else 0.0)
+    elif linear.is_lora:
+        limit = ABSOLUTE_BOUND  # of a base that only its quantiser knows, into which nothing can be merged
     return AuditRow(
         name=linear.name,
         rule=linear.config.rule(),
-        protected_norm=protected,
+        protected_norm=protected_norm,
         change_norm=change,
         weight_leak=leak,
         bound=limit,
@@ -190,9 +201,10 @@ def _start_and_now(bound: BoundLinear, module: nn.Module) -> tuple[Tensor | None
     """X before training and now, merged, in float64; None where it cannot be known."""
     if not bound.linear.is_lora:
         start_RD = bound.whole_base()
-        return None if start_RD is None else start_RD.double(), torch.cat([x_RD for _, x_RD, _ in bound.rows(start_RD)])
-    weight, change_RD = module.weight, bound.change()
-    if not isinstance(weight, Tensor) or not weight.is_floating_point() or change_RD is None:
+        return None if start_RD is None else start_RD.double(), torch.cat([x_RD for _, x_RD, _ in bound.rows(None)])
+    assert isinstance(module.weight, Tensor)
+    weight, change_RD = dense(gathered(module.weight.detach())), bound.change()
+    if weight is None or change_RD is None:
         return None, None
     start_RD = weight.to(change_RD) if bound.linear.side == "in" else weight.T.to(change_RD)
     return start_RD, start_RD + change_RD
@@ -203,11 +215,11 @@ def _saved_leak(bound: BoundLinear, start: Tensor | None, now: Tensor | None, dt
         return None
     change_RD = now.to(dtype).to(start) - start
     total = float(change_RD.norm())
-    return float(bound.subspace.protected(change_RD).norm()) / total if total else 0.0
+    return float(protected(change_RD, bound.subspace, bound.across).norm()) / total if total else 0.0
 
 
 def _input_leak(bound: BoundLinear, inputs: Mapping[str, Tensor]) -> float | None:
-    """E||Delta P x||^2 / E||Delta x||^2; None for outputs, without inputs, or where the start is not known."""
+    """E||P_out Delta P_in x||^2 / E||Delta x||^2; None for outputs, without inputs, or with the start unknown."""
     change_RD = bound.change()
     if bound.linear.side != "in" or bound.linear.name not in inputs or change_RD is None:
         return None
@@ -215,7 +227,9 @@ def _input_leak(bound: BoundLinear, inputs: Mapping[str, Tensor]) -> float | Non
     if bound.subspace.width > x_ND.shape[1]:
         x_ND = torch.cat([x_ND, x_ND.new_ones(len(x_ND), 1)], dim=1)
     total = float((x_ND @ change_RD.T).square().sum())
-    return float((bound.subspace.protected(x_ND) @ change_RD.T).square().sum()) / total if total else 0.0
+    held_NR = bound.subspace.protected(x_ND) @ change_RD.T
+    held_NR = held_NR if bound.across is None else bound.across.protected(held_NR)
+    return float(held_NR.square().sum()) / total if total else 0.0
 
 
 def _audit_function(start_ND: Tensor, now_ND: Tensor, space: Subspace | None) -> FunctionAudit:

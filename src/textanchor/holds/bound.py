@@ -1,18 +1,21 @@
 """A held linear bound to the parameters of a model: its rule applied in place, and what has moved.
 
-Sums are in float64 and in blocks of rows, so that no second matrix of the weight's size is made at each step.
+Sums are in float64 and in blocks of rows, so that no second matrix of the weight's size is made at each step. Sharded
+parameters are gathered first; see `sharding.py`.
 
 Shape legend: R rows of X (see `linear.py`), D width of the filtered space, K directions of the filter, r rank of LoRA.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from textanchor.holds.linear import Block, HeldLinear, matrix, matrix_blocks
 from textanchor.holds.rules import Reference, change_coordinates, damped, share_factor
+from textanchor.holds.sharding import gathered, local, write_back
 from textanchor.spectral import Subspace
 
 
@@ -28,49 +31,40 @@ class BoundLinear:
     linear: HeldLinear
     tensors: tuple[Tensor, ...]
     subspace: Subspace
+    across: Subspace | None
     reference: Reference | None
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
-        """The values of the held tensors, without gradient; taken anew each time, as `.data` may be replaced."""
-        return tuple(tensor.detach() for tensor in self.tensors)
+        """The whole values of the held tensors, without gradient; anew each time, as `.data` may be replaced."""
+        return tuple(gathered(tensor.detach()) for tensor in self.tensors)
 
-    @classmethod
-    def bind(
-        cls,
-        linear: HeldLinear,
-        named: Mapping[str, Tensor],
-        cache: dict[tuple[int, torch.device], Subspace] | None = None,
-    ) -> "BoundLinear":
-        """Bind to tensors by name; `cache` lets linears with one filter share it on a device."""
-        tensors = tuple(named[name] for name in linear.tensors)
-        device = tensors[0].device
-        key, cache = (id(linear.subspace), device), {} if cache is None else cache
-        subspace = cache.setdefault(key, linear.subspace.to(device, precise(device)))
-        bound = cls(linear, tensors, subspace, None)
-        if linear.reference is None:
-            return bound
-        return bound.with_reference(linear.reference.values, is_full=linear.reference.is_full)
+    @property
+    def own_parts(self) -> tuple[Tensor, ...]:
+        """The parts of those values that this process holds."""
+        return tuple(local(tensor.detach()) for tensor in self.tensors)
 
-    def with_reference(self, values: Tensor, *, is_full: bool) -> "BoundLinear":
+    def with_reference(self, values: Tensor, *, is_full: bool) -> Self:
         """The same rule against these reference values: all of X0, or its coordinates."""
         device = self.tensors[0].device
         dtype = values.dtype if is_full else precise(device)
         return replace(self, reference=Reference(values.to(device, dtype), is_full))
 
-    def at_start(self) -> "BoundLinear":
+    def at_start(self) -> Self:
         """The same rule, counting changes from the weights as they are now; all of them are kept."""
         return self.with_reference(matrix(self.parameters, self.linear.side), is_full=True)
 
-    def rebound(self, named: Mapping[str, Tensor]) -> "BoundLinear":
+    def rebound(self, named: Mapping[str, Tensor]) -> Self:
         """The same rule and reference on other tensors of the same names."""
         return replace(self, tensors=tuple(named[name] for name in self.linear.tensors))
 
-    def rows(self, base: Tensor | None = None) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
-        """Blocks of X: the views, their values in float64, and their rows of `base` (by default of the reference)."""
-        if base is None and self.reference is not None:
-            base = self.reference.values
-        start, dtype = 0, precise(self.parameters[0].device)
+    def gathered(self) -> Self:
+        """The same on whole tensors, gathered once; on plain tensors the values themselves."""
+        return replace(self, tensors=self.parameters)
+
+    def rows(self, base: Tensor | None) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
+        """Blocks of X: the views, their values in float64, and their rows of `base`, which has a row for each of X."""
+        start, dtype = 0, precise(self.tensors[0].device)
         for block in matrix_blocks(self.parameters, self.linear.side, self.linear.is_lora):
             x_RD = torch.cat([piece.to(dtype) for piece in block], dim=1)
             yield block, x_RD, None if base is None else base[start : start + len(x_RD)]
@@ -81,25 +75,52 @@ class BoundLinear:
         """Whether the reference holds all of X0."""
         return self.reference is not None and self.reference.is_full
 
-    def damp(self, factor: float) -> None:
-        """Damp the change in place, direction i by factor ** p_i."""
-        for block, x_RD, reference_R in self.rows():
-            new_RD = damped(x_RD, reference_R, self.is_full, self.subspace, factor)
-            for piece, values in zip(block, new_RD.split([piece.shape[1] for piece in block], dim=1), strict=True):
-                piece.copy_(values)
+    @property
+    def _start(self) -> Tensor | None:
+        return None if self.reference is None else self.reference.values
 
     def apply(self, lr: float) -> None:
         """The rule of this linear, once, after a step of size lr."""
-        hold = self.linear.config.hold
-        factor = 0.0 if hold == "exact" else self.linear.factor_of_decay(lr) if hold == "decay" else self.share_factor()
-        if factor < 1.0:
-            self.damp(factor)
+        config, whole = self.linear.config, self.gathered()
+        if config.hold == "exact":
+            whole._damp(0.0)
+        else:
+            factor = self.linear.factor_of_decay(lr) if config.hold == "decay" else whole.share_factor()
+            if factor < 1.0:
+                whole._damp(factor)
+        if config.norm_cap is not None:
+            whole._cap_norm(config.norm_cap)
+        self._write(whole)
+
+    def damp(self, factor: float) -> None:
+        """Damp the change in place, direction i by factor ** p_i."""
+        whole = self.gathered()
+        whole._damp(factor)
+        self._write(whole)
+
+    def _write(self, whole: "BoundLinear") -> None:
+        for values, tensor in zip(whole.tensors, self.tensors, strict=True):
+            write_back(values, tensor.detach())
+
+    def _damp(self, factor: float) -> None:
+        for block, x_RD, reference_R in self.rows(self._start):
+            write_block(block, damped(x_RD, reference_R, self.is_full, self.subspace, factor))
+
+    def _cap_norm(self, cap: float) -> None:
+        """Shrink the whole change to ||Delta|| <= cap ||W0||, so that each direction keeps its share of it."""
+        change, base_norm = self.change_norm(), self.linear.base_norm
+        assert change is not None and base_norm is not None
+        if change > cap * base_norm:
+            factor = cap * base_norm / change
+            for block, x_RD, base_RD in self.rows(self.whole_base()):
+                start_RD = torch.zeros_like(x_RD) if base_RD is None else base_RD.to(x_RD)
+                write_block(block, torch.lerp(start_RD, x_RD, factor))
 
     def share_factor(self) -> float:
         """The c of `share` for the change as it is now."""
         assert self.linear.config.share is not None
         energies_K, total = torch.zeros_like(self.subspace.gains_K), 0.0
-        for _, x_RD, reference_R in self.rows():
+        for _, x_RD, reference_R in self.rows(self._start):
             coordinates_RK = change_coordinates(x_RD, reference_R, self.is_full, self.subspace)
             change_RD = x_RD if reference_R is None else x_RD - reference_R.to(x_RD)
             energies_K += self._energies(coordinates_RK)
@@ -120,7 +141,7 @@ class BoundLinear:
     def protected_norm(self) -> float:
         """||P_out Delta P_in||_F as it is now."""
         energy = 0.0
-        for _, x_RD, reference_R in self.rows():
+        for _, x_RD, reference_R in self.rows(self._start):
             if self.subspace.complement:
                 change_RD = x_RD if reference_R is None else x_RD - reference_R.to(x_RD)
                 part = self.subspace.protected(change_RD)
@@ -143,7 +164,7 @@ class BoundLinear:
         """Delta with rows in the filtered space, in float64; None where only projections of the start are kept."""
         base = self.whole_base()
         if self.linear.is_lora:
-            x_rD = next(x_RD for _, x_RD, _ in self.rows())
+            x_rD = next(x_RD for _, x_RD, _ in self.rows(None))
             return self.linear.scaling * self._cofactor_rR().T @ x_rD
         if base is None:
             return None
@@ -153,4 +174,10 @@ class BoundLinear:
         """All of X0 as far as it is kept."""
         if self.reference is not None and self.reference.is_full:
             return self.reference.values
-        return None if self.linear.base is None else self.linear.base.to(self.parameters[0].device)
+        return None if self.linear.base is None else self.linear.base.to(self.tensors[0].device)
+
+
+def write_block(block: Block, values_RD: Tensor) -> None:
+    """Write values into the views that a block of X consists of."""
+    for piece, values in zip(block, values_RD.split([piece.shape[1] for piece in block], dim=1), strict=True):
+        piece.copy_(values)

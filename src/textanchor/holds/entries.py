@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from textanchor.holds.filter import FilterConfig
 from textanchor.spectral import Subspace
 
 FROZEN, COVERED = "frozen", "covered"
@@ -28,6 +29,6 @@ class HeldProjector:
     name: str
     """Base name of the module whose outputs are the visual tokens."""
     subspace: Subspace
-    strength: float
+    config: FilterConfig
     base: dict[str, Tensor]
     """The module's `state_dict` before training."""

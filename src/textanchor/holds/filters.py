@@ -1,11 +1,26 @@
 """The filters of one hold, from an anchor's moments; linears that receive the same states share one."""
 
+import torch
+from torch import Tensor
+
 from textanchor.errors import HoldError
-from textanchor.holds.anchor import INPUTS, TEXT_EMBEDDING, Anchor
+from textanchor.holds.anchor import INPUTS, Anchor
 from textanchor.holds.filter import FilterConfig
 from textanchor.holds.rules import num_free
+from textanchor.holds.selection import chosen
+from textanchor.holds.sources import (
+    CONTROLS,
+    IDENTITY,
+    RANDOM_ENERGY,
+    REFERENCE_SENSITIVITY,
+    SENSITIVITIES,
+    TEXT_EMBEDDING,
+    TEXT_SENSITIVITY,
+    is_gathered,
+    way_out,
+)
 from textanchor.holds.targets import Target
-from textanchor.spectral import Moments, Subspace, input_basis, output_basis
+from textanchor.spectral import Moments, Subspace, input_basis, metric_basis, output_basis
 
 
 class Filters:
@@ -14,49 +29,91 @@ class Filters:
     def __init__(self, anchor: Anchor, config: FilterConfig) -> None:
         self.anchor, self.config = anchor, config
         self._made: dict[tuple[str, bool], Subspace] = {}
+        # products of two filters need the protected directions themselves
+        self._is_compact = config.mode != "coupling"
 
     def inputs(self, target: Target, name: str | None = None) -> Subspace:
         """Filter on what enters a linear: of the state with its constant where the bias trains along, else without."""
+        if self.config.basis == IDENTITY:
+            return _everything(target.num_inputs + target.has_bias)
         name = f"{INPUTS}/{target.name}" if name is None else name
-        moments = self._moments(name, target, target.weight.shape[1])
+        moments = self._moments(name, target, target.num_inputs)
         key = self.anchor.source_of(name), target.has_bias
         if key not in self._made:
-            self._made[key] = self.checked(
-                target.name, self.config.subspace(input_basis(moments, with_constant=key[1]))
-            )
+            basis = input_basis(moments, with_constant=key[1])
+            step_DD = moments.second_EE if key[1] else moments.second_DD
+            subspace = chosen(self.config, basis, key[0], step_DD=step_DD, compact=self._is_compact)
+            self._made[key] = self.checked(target.name, subspace)
         return self._made[key]
 
-    def outputs(self, target: Target, name: str = TEXT_EMBEDDING) -> Subspace:
+    def outputs(self, target: Target, name: str | None = None) -> Subspace:
         """Filter on what a linear writes into text space."""
-        self._moments(name, target, target.weight.shape[0])
-        return self.text_space(target.weight.shape[0], name)
+        if self.config.basis != IDENTITY:
+            self._moments(self._source(name), target, target.num_outputs)
+        return self.text_space(target.num_outputs, name)
 
-    def text_space(self, width: int, name: str = TEXT_EMBEDDING) -> Subspace:
-        """Filter on text space; HoldError where the embedding's width is another."""
-        moments = self.anchor[name]
+    def text_space(self, width: int, name: str | None = None) -> Subspace:
+        """Filter on text space; HoldError where the anchor's states have another width."""
+        if self.config.basis == IDENTITY:
+            return _everything(width)
+        name = self._source(name)
+        moments = self._of_outputs(name)
         if moments.width != width:
             raise HoldError(
                 f"the anchor's {name} is {moments.width} wide and the outputs are {width} wide; fit it on this model"
             )
         if (name, False) not in self._made:
-            subspace = self.config.subspace(output_basis(moments), complement=self.config.mode == "manifold")
+            is_gradient = name in SENSITIVITIES
+            basis = metric_basis(moments.second_DD) if is_gradient else output_basis(moments)
+            subspace = chosen(
+                self.config,
+                basis,
+                name,
+                step_DD=self._step() if self.config.basis == RANDOM_ENERGY else None,
+                complement=self.config.mode == "manifold",
+                compact=self._is_compact,
+            )
             self._made[name, False] = self.checked(name, subspace)
         return self._made[name, False]
 
+    def _source(self, name: str | None) -> str:
+        basis = str(self.config.basis)
+        is_own = name is None and basis not in CONTROLS and self.config.mode != "inputs"
+        return basis if is_own else name or TEXT_EMBEDDING
+
+    def _of_outputs(self, name: str) -> Moments:
+        if is_gathered(name) and name not in self.anchor:
+            raise HoldError(f"basis={name!r} is not in this anchor; gather it with {way_out(name)}")
+        return self.anchor[name]
+
+    def _step(self) -> Tensor:
+        """Second moment of what reaches the outputs of a gradient step."""
+        found = next((name for name in (REFERENCE_SENSITIVITY, TEXT_SENSITIVITY) if name in self.anchor), None)
+        if found is None:
+            raise HoldError(
+                "basis='random_energy' compares what a gradient step loses, so it needs gradients in the anchor; "
+                f"gather them with {way_out(TEXT_SENSITIVITY)}, or set basis='random'"
+            )
+        return self.anchor[found].second_DD
+
     def _moments(self, name: str, target: Target, width: int) -> Moments:
-        moments = self.anchor[name]
+        moments = self._of_outputs(name)
         if moments.width != width:
             raise HoldError(
-                f"{target.name}: its weight is {tuple(target.weight.shape)}, but the anchor's {name} is "
+                f"{target.name}: its weight is {(target.num_outputs, target.num_inputs)}, but the anchor's {name} is "
                 f"{moments.width} wide; fit the anchor on this model, and give inputs for side 'in', outputs for 'out'"
             )
         return moments
 
     def checked(self, name: str, subspace: Subspace) -> Subspace:
         """The filter itself; HoldError where `share` would have nothing to compare its protected part with."""
-        if self.config.hold == "share" and not num_free(subspace):
+        if self.config.hold == "share" and self.config.mode != "coupling" and not num_free(subspace):
             raise HoldError(
                 f"{name}: hold='share' compares the protected part with the rest, but {self.config.amount} with gains "
                 f"{self.config.gains!r} leaves no direction free; hold fewer directions, or use decay"
             )
         return subspace
+
+
+def _everything(width: int) -> Subspace:
+    return Subspace.everything(torch.zeros(width, 0, dtype=torch.float64))

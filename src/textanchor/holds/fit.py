@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from textanchor.errors import DataError, HoldError
+from textanchor.errors import DataError
 from textanchor.files import sha256_of_json
 from textanchor.holds.anchor import INPUTS, SLOPES, TEXT_EMBEDDING, Anchor
+from textanchor.holds.gather import gather, require_gatherable, run_projector
 from textanchor.holds.pullback import SlopesGatherer
 from textanchor.holds.store import hash_of_model
-from textanchor.spectral import MomentsStream, sink_bound
+from textanchor.holds.streams import Consume, Streams, begin_id_of, text_batch
+from textanchor.spectral import MomentsStream
 from textanchor.vlm.capture import capture_inputs
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import VLMParts, find_parts
-
-MIN_PILOT_TOKENS = 64  # with fewer, mean and spread of the norms say too little to call a token a sink
 
 Progress = Callable[[int, int], None]
 """Called with batches done and batches in all."""
@@ -39,20 +39,24 @@ def fit_anchor(
     max_length: int = 512,
     batch_size: int = 8,
     progress: Progress | None = None,
+    bases: Iterable[str] = (),
+    questions: Sequence[str] | None = None,
 ) -> Anchor:
     """Moments of a model's text states, and with `images` (PIL, RGB) of what enters its projector's linears.
 
     `texts` are cut to `max_length` tokens. `linears` (base names) limits those of the language model: moments of a
     linear of input width D take 8 (D + 1)^2 bytes. First tokens, begin-of-sequence tokens and tokens of massive norm
-    count as sinks. Fit before training; PEFT may wrap the model already. DataError where there are no texts, HoldError
-    where states are not finite.
+    count as sinks. `bases` names further states (see `sources.py`); reference_sensitivity takes one question for each
+    image. Fit before training; PEFT may wrap the model already. DataError where there are no texts, or images or
+    questions too few, HoldError where states are not finite.
     """
     parts = find_parts(model) if parts is None else parts
+    bases = require_gatherable(bases, images, questions)
     rows = _token_rows(processor, texts, max_length)
     text_linears = list(parts.text_linears()) if linears is None else list(linears)
     text_batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)] if text_linears else []
     image_batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)] if images else []
-    streams = _Streams()
+    streams = Streams(f"{INPUTS}/")
     with _evaluating(model), torch.no_grad():
         embedding = _embedding_stream(parts, rows)
         run = _TextRun(parts, processor, text_linears)
@@ -68,56 +72,14 @@ def fit_anchor(
                 streams.count(lambda consume, batch=batch: _run_images(parts, processor, batch, consume))
             if progress is not None:
                 progress(done, len(text_batches) + len(image_batches))
+        gathered = gather(bases, parts, processor, rows, images or (), questions or (), batch_size)
     moments = {TEXT_EMBEDDING: embedding.moments()}
-    for name in list(streams.by_name):  # each stream goes as its moments come, so that not all are there twice
-        moments[f"{INPUTS}/{name}"] = streams.by_name.pop(name).moments()
+    moments |= gathered | streams.moments()
     moments |= {f"{SLOPES}/{name}": stream.moments() for name, stream in slopes.streams.items()}
+    asked_for = {"bases": list(bases)} if bases else {}
+    asked_for |= {"questions_hash": sha256_of_json(list(questions))} if questions else {}
     aliases = {f"{INPUTS}/{name}": f"{INPUTS}/{source}" for name, source in streams.aliases.items()}
-    return Anchor(moments, aliases, _provenance(model, texts, rows, images, max_length))
-
-
-class _Streams:
-    """A moment for each linear, or for the first of those that receive the same states."""
-
-    def __init__(self) -> None:
-        self.by_name: dict[str, MomentsStream] = {}
-        self.aliases: dict[str, str] = {}
-        self._bounds: dict[str, float] = {}
-
-    def learn_bounds(self, run: "Run") -> None:
-        """Norm above which a token of each linear's inputs is a sink, from one batch without its first tokens."""
-        norms: dict[str, list[Tensor]] = {}
-
-        def consume(name: str, states_ND: Tensor, is_sink_N: Tensor | None) -> None:
-            norms_N = torch.linalg.vector_norm(states_ND, dim=1, dtype=torch.float64)
-            norms.setdefault(name, []).append(norms_N if is_sink_N is None else norms_N[~is_sink_N])
-
-        run(consume)
-        for name, pieces in norms.items():
-            norms_N = torch.cat(pieces)
-            if len(norms_N) >= MIN_PILOT_TOKENS:
-                self._bounds[name] = sink_bound(norms_N)
-
-    def count(self, run: "Run") -> None:
-        """Count in the states of one batch."""
-
-        def consume(name: str, states_ND: Tensor, is_sink_N: Tensor | None) -> None:
-            if name not in self.by_name:
-                bound = self._bounds.get(name, float("inf"))
-                self.by_name[name] = MomentsStream(states_ND.shape[1], sink_norm=bound, source=f"{INPUTS}/{name}")
-            self.by_name[name].add(states_ND, is_sink_N=is_sink_N)
-
-        for name, source in run(consume).items():
-            if self.aliases.setdefault(name, source) != source:
-                raise HoldError(
-                    f"{name}: its inputs are those of {self.aliases[name]} in one batch and those of {source} in "
-                    "another; fit it alone, with linears=[...]"
-                )
-
-
-Consume = Callable[[str, Tensor, Tensor | None], None]
-Run = Callable[[Consume], dict[str, str]]
-"""Runs a batch, gives each linear's states to a consumer, and returns linear -> linear whose states it shares."""
+    return Anchor(moments, aliases, _provenance(model, texts, rows, images, max_length) | asked_for)
 
 
 def _token_rows(processor: Any, texts: Sequence[str], max_length: int) -> list[list[int]]:
@@ -143,22 +105,13 @@ class _TextRun:
     """Runs the language model alone on texts, so that no logits are made."""
 
     def __init__(self, parts: VLMParts, processor: Any, linears: list[str]) -> None:
-        tokenizer = getattr(processor, "tokenizer", processor)
-        self.parts, self.linears = parts, linears
-        self.begin_id = getattr(tokenizer, "bos_token_id", None)
+        self.parts, self.linears, self.begin_id = parts, linears, begin_id_of(processor)
         self.language_model = parts.module(parts.language_model)
 
     def __call__(self, rows: list[list[int]], consume: Consume) -> dict[str, str]:
-        """Run one batch, padded to the right; padding is not counted."""
-        longest = max(len(row) for row in rows)
+        """Run one batch; padding is not counted."""
         device = next(self.language_model.parameters()).device
-        ids_BL = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
-        real_BL = torch.tensor([[i < len(row) for i in range(longest)] for row in rows], device=device)
-        sink_BL = torch.zeros_like(real_BL)
-        sink_BL[:, 0] = True
-        if self.begin_id is not None:
-            sink_BL |= ids_BL == self.begin_id
-        is_sink_N = sink_BL[real_BL]
+        ids_BL, real_BL, is_sink_N = text_batch(rows, self.begin_id, device)
         return capture_inputs(
             self.parts.model,
             self.linears,
@@ -170,15 +123,10 @@ class _TextRun:
 
 def _run_images(parts: VLMParts, processor: Any, images: Sequence[Any], consume: Consume) -> dict[str, str]:
     """Run tower and projector on a batch of images."""
-    parameter = next(iter(parts.parameters_of("projector").values()))
-    inputs = processor.image_processor(images=list(images), return_tensors="pt")
-    visual = {name: value.to(parameter.device) for name, value in inputs.items() if isinstance(value, Tensor)}
-    visual["pixel_values"] = visual["pixel_values"].to(parameter.dtype)
-    base: Any = unwrapped(parts.model)
     return capture_inputs(
         parts.model,
         list(parts.projector_linears()),
-        lambda: base.get_image_features(**visual),
+        lambda: run_projector(parts, processor, images),
         lambda name, states_ND: consume(name, states_ND, None),
     )
 

@@ -3,7 +3,9 @@
 Notable:
 - X has its rows in the filtered space: [W | b] for inputs, its transpose for outputs;
 - a LoRA update is Delta = s C^T X with X = A, C = B^T for inputs and X = B^T, C = A for outputs; it starts at 0, so it
-  needs no reference.
+  needs no reference;
+- mode coupling filters both ends: X is that of the inputs, and `across` filters the outputs, which are the index of its
+  rows.
 
 Shape legend: R rows of X, D width of the filtered space.
 """
@@ -40,9 +42,12 @@ class HeldLinear:
     """Factor of the LoRA update; 1 for a weight."""
     side: Side
     subspace: Subspace
+    across: Subspace | None
+    """Filter on the other side under mode coupling; None where all of it is meant."""
     config: FilterConfig
     reference: Reference | None
-    """What the rule needs of X0; None for a LoRA update, which starts at 0."""
+    """What the rule needs of X0 (under target remove: of X0 without its protected part); None for a LoRA update, which
+    starts at 0."""
     is_text_writer: bool
     """Whether the filter is on text space itself, which this linear writes to."""
     base: Tensor | None
@@ -67,19 +72,29 @@ def held_linear(
     config: FilterConfig,
     parameters: Mapping[str, Tensor],
     *,
+    across: Subspace | None = None,
     is_text_writer: bool,
     keep_base: bool,
 ) -> HeldLinear:
     """Hold a linear as it is now; `keep_base` keeps its weights for the audit. HoldError where decay is undefined."""
     base_norm, base_rms = norms(target, parameters)
-    if config.hold == "decay" and not base_rms:
+    if not base_rms and (config.hold == "decay" or config.norm_cap is not None):
+        option = "decay" if config.hold == "decay" else "norm_cap"
         what = "is quantised" if base_rms is None else "is zero"
-        raise HoldError(f"{target.name}: decay is relative to the weight, which {what}; use hold='exact' or 'share'")
+        raise HoldError(
+            f"{target.name}: {option} is relative to the weight, which {what}; use hold='exact' or 'share' without "
+            "norm_cap"
+        )
     tensors = tuple(parameters[name].detach() for name in target.tensors)
     reference = base = None
     if not target.is_lora:
         x_RD = matrix(tensors, side)
-        reference = Reference.of(x_RD, subspace, needs_all=config.hold == "share")
+        if config.target == "remove":
+            x_RD = x_RD - protected(x_RD.to(subspace.directions_DK), subspace, across).to(x_RD)
+        if across is None:
+            reference = Reference.of(x_RD, subspace, needs_all=config.needs_whole_start)
+        else:
+            reference = Reference.of_pairs(x_RD, across, subspace, needs_all=config.needs_whole_start)
         base = x_RD if keep_base and not reference.is_full else None
     return HeldLinear(
         name=target.name,
@@ -88,6 +103,7 @@ def held_linear(
         scaling=target.scaling,
         side=side,
         subspace=subspace,
+        across=across,
         config=config,
         reference=reference,
         is_text_writer=is_text_writer,
@@ -96,6 +112,12 @@ def held_linear(
         base_norm=base_norm,
         base_rms=base_rms,
     )
+
+
+def protected(x_RD: Tensor, subspace: Subspace, across: Subspace | None) -> Tensor:
+    """P_across x P, the protected part of a matrix."""
+    part_RD = subspace.protected(x_RD)
+    return part_RD if across is None else across.protected(part_RD.T).T
 
 
 def matrix_blocks(tensors: tuple[Tensor, ...], side: Side, is_lora: bool) -> Iterator[Block]:

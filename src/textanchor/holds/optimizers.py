@@ -76,5 +76,7 @@ def fingerprints(groups: Sequence[tuple[Tensor, ...]]) -> Tensor:
 
 
 def _fingerprint(tensor: Tensor) -> Tensor:
+    if not tensor.numel():  # a process of FSDP2 may hold no row
+        return torch.zeros(2, dtype=torch.int64, device=tensor.device)
     norm = torch.linalg.vector_norm(tensor).double()
     return torch.stack([torch.hash_tensor(tensor).view(torch.int64), norm.view(torch.int64)])

@@ -39,6 +39,7 @@ def pack(
     for linear in linears:
         entry = {key: to_dict(getattr(linear, key)) for key in ("tensors", *SIMPLE)}
         entry |= {"config": to_dict(linear.config), "filter": filters.add(linear.subspace), "is_full": None}
+        entry["across"] = None if linear.across is None else filters.add(linear.across)
         if linear.reference is not None:
             entry["is_full"] = linear.reference.is_full
             kept[f"{REFERENCE}/{linear.name}"] = linear.reference.values
@@ -46,8 +47,8 @@ def pack(
             kept[f"{BASE}/{linear.name}"] = linear.base
         values["linears"].append(entry)
     if projector is not None:
-        entry = {"name": projector.name, "strength": projector.strength, "filter": filters.add(projector.subspace)}
-        values["projector"] = entry
+        entry = {"name": projector.name, "filter": filters.add(projector.subspace)}
+        values["projector"] = entry | {"config": to_dict(projector.config)}
         kept |= {f"{PROJECTOR}/{name}": tensor for name, tensor in projector.base.items()}
     return values, kept | filters.tensors
 
@@ -69,6 +70,7 @@ def unpack(values: dict[str, Any], stored: dict[str, Tensor]) -> dict[str, Any]:
             **{key: entry[key] for key in SIMPLE},
             tensors=tuple(entry["tensors"]),
             subspace=subspace(entry["filter"]),
+            across=None if entry["across"] is None else subspace(entry["across"]),
             config=from_dict(FilterConfig, entry["config"], source="plan.json"),
             reference=reference,
             base=stored.get(f"{BASE}/{entry['name']}"),
@@ -79,7 +81,10 @@ def unpack(values: dict[str, Any], stored: dict[str, Tensor]) -> dict[str, Any]:
         prefix = f"{PROJECTOR}/"
         base = {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)}
         projector = HeldProjector(
-            name=held["name"], subspace=subspace(held["filter"]), strength=held["strength"], base=base
+            name=held["name"],
+            subspace=subspace(held["filter"]),
+            config=from_dict(FilterConfig, held["config"], source="plan.json"),
+            base=base,
         )
     return {
         "tensors": tuple(HeldTensor(**tensor) for tensor in values["tensors"]),

@@ -16,10 +16,11 @@ from textanchor.spectral import Subspace
 
 
 class ProjectorPenalty:
-    """strength x E||g^1/2 U^T (f(v) - f0(v))||^2 / E||f0(v) - mean||^2 on the visual tokens since it was last called.
+    """strength x E||g^1/2 U^T (f(v) - f*(v))||^2 / E||f0(v) - mean||^2 on the visual tokens since it was last called.
 
-    f0 is a frozen copy of the projector with its weights before training. It watches every forward pass with gradients;
-    call it once for each one whose loss is to hold the term. Without visual tokens (a batch of text) it is 0.
+    f0 is a frozen copy of the projector with its weights before training; f* is f0, or under target remove f0 without
+    its protected part. It watches every forward pass with gradients; call it once for each one whose loss is to hold
+    the term. Without visual tokens (a batch of text) it is 0.
     """
 
     def __init__(self, held: HeldProjector, module: nn.Module, base: Mapping[str, Tensor]) -> None:
@@ -27,7 +28,8 @@ class ProjectorPenalty:
         self.frozen = copy.deepcopy(module).requires_grad_(False).eval()
         self.frozen.load_state_dict(dict(base))
         self.subspace = held.subspace.to(parameter.device, torch.float32)
-        self.strength = held.strength
+        assert held.config.strength is not None
+        self.strength, self.removes = held.config.strength, held.config.target == "remove"
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._handle = module.register_forward_hook(self._gather, with_kwargs=True)
 
@@ -52,7 +54,10 @@ class ProjectorPenalty:
             raise HoldError(
                 "hold='penalty' is relative to the spread of a batch's visual tokens, but these are all the same"
             )
-        return self.strength * protected_energy(now_ND - start_ND, self.subspace) / spread
+        change_ND = now_ND - start_ND
+        if self.removes:
+            change_ND = change_ND + self.subspace.protected(start_ND)
+        return self.strength * protected_energy(change_ND, self.subspace) / spread
 
     def remove(self) -> None:
         """Stop watching the projector."""

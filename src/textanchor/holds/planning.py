@@ -1,37 +1,24 @@
-"""From parts, anchor and filters to a plan: which rule is legal for which tensor.
-
-| tensors | legal |
-| --- | --- |
-| last projector linear | outputs, manifold, inputs |
-| other projector linears | inputs; with outputs or manifold: frozen, pullback |
-| whole projector | outputs or manifold with hold="penalty" |
-| linears of the language model | inputs; its writers (o_proj, down_proj) also outputs, manifold |
-| LoRA updates of these | the same, without pullback |
-| everything else | frozen |
-"""
+"""From parts, anchor and filters to a plan: a rule for every tensor. `legal.py` says which rule is legal for which."""
 
 from collections.abc import Mapping
-from typing import Any
 
-from torch import nn
-
-from textanchor.config import from_dict
 from textanchor.errors import ConfigError, HoldError
-from textanchor.holds.anchor import STATES, Anchor
-from textanchor.holds.entries import COVERED, FROZEN, NOT_TRAINED, HeldProjector, HeldTensor
+from textanchor.holds.anchor import Anchor
+from textanchor.holds.entries import FROZEN, NOT_TRAINED, HeldProjector, HeldTensor
 from textanchor.holds.filter import FilterConfig
 from textanchor.holds.filters import Filters
+from textanchor.holds.legal import BY_FUNCTION, WRITERS, require_function, require_last, require_legal
 from textanchor.holds.linear import HeldLinear, Side, held_linear
 from textanchor.holds.plan import HoldPlan
+from textanchor.holds.plan_rows import rows_of
 from textanchor.holds.pullback import pulled_back
+from textanchor.holds.selection import leading
 from textanchor.holds.targets import Target, find_targets
 from textanchor.spectral import Subspace, metric_basis
-from textanchor.vlm.names import base_parameters, is_within
+from textanchor.vlm.names import is_within
 from textanchor.vlm.parts import VLMParts
 
 HELD_PARTS = ("projector", "language_model")
-WRITERS = ("o_proj", "out_proj", "down_proj", "fc2")
-"""Last names of the linears that write to the residual stream, whose outputs so live in text space."""
 
 
 def plan_holds(parts: VLMParts, anchor: Anchor, filters: FilterConfig | Mapping[str, FilterConfig]) -> HoldPlan:
@@ -80,6 +67,7 @@ class _PartPlanner:
             raise HoldError(
                 f"nothing of the {self.part} that is trained can be held with mode={self.config.mode!r}; turn on the "
                 "gradients of its linears (or LoRA on them) before planning, or leave this part out of the filters"
+                + (f"; {BY_FUNCTION}" if self.part == "projector" and self.config.hold != "penalty" else "")
             )
         order = {name: i for i, name in enumerate(self.parameters)}
         self.rows.sort(key=lambda row: order[row.name])
@@ -93,47 +81,70 @@ class _PartPlanner:
             self._hold(target)
 
     def _hold(self, target: Target) -> None:
-        config = self.config
+        config, writes_text = self.config, self._writes_text(target)
+        require_legal(config, self.part, target, writes_text=writes_text)
         if config.mode == "inputs":
             self._add(target, "in", self.filters.inputs(target))
-        elif self._writes_text(target):
-            self._add(target, "out", self.filters.outputs(target), is_text_writer=True)
-        elif self.part != "projector":
-            raise HoldError(
-                f"{target.name}: mode {config.mode!r} is legal for writers to the residual stream only "
-                f"({', '.join(WRITERS)}); train no other linears of the language model, or choose mode='inputs'"
-            )
+        elif writes_text:
+            if self.part == "projector":
+                require_last(self.parts, target.name)
+            self._add_to_outputs(target, self.filters.outputs(target), is_text_writer=True)
         elif config.inner == "pullback":
             text_space = self.filters.text_space(self.parts.embedding_width())
-            metric = pulled_back(self.parts, self.anchor, text_space, target.name)
-            subspace = self.filters.checked(target.name, config.subspace(metric_basis(metric)))
-            self._add(target, "out", subspace, prefix="pulled back, ")
+            basis = metric_basis(pulled_back(self.parts, self.anchor, text_space, target.name))
+            subspace = leading(config, basis, compact=config.mode != "coupling")
+            self._add_to_outputs(target, self.filters.checked(target.name, subspace), prefix="pulled back, ")
         else:
             for name in target.tensors:
                 self._row(name, FROZEN, "inner linear: free, it would move what the last one writes")
 
     def _writes_text(self, target: Target) -> bool:
+        if self.config.mode == "inputs":
+            return False
         if self.part == "projector":
             return target.name == self.parts.last_projector_linear()[0]
         return target.name.rpartition(".")[2] in WRITERS
 
+    def _add_to_outputs(
+        self, target: Target, outputs: Subspace, *, is_text_writer: bool = False, prefix: str = ""
+    ) -> None:
+        if self.config.mode != "coupling":
+            self._add(target, "out", outputs, is_text_writer=is_text_writer, prefix=prefix)
+            return
+        inputs = self.filters.inputs(target)
+        if self.config.hold == "share" and len(inputs.gains_K) * len(outputs.gains_K) == inputs.width * outputs.width:
+            raise HoldError(
+                f"{target.name}: hold='share' compares the protected part with the rest, but {self.config.amount} "
+                "leaves no pair of directions free; hold fewer directions, or use decay"
+            )
+        self._add(target, "in", inputs, across=outputs, prefix=prefix)
+
     def _add(
-        self, target: Target, side: Side, subspace: Subspace, *, is_text_writer: bool = False, prefix: str = ""
+        self,
+        target: Target,
+        side: Side,
+        subspace: Subspace,
+        *,
+        across: Subspace | None = None,
+        is_text_writer: bool = False,
+        prefix: str = "",
     ) -> None:
         is_small = self.part == "projector"
         linear = held_linear(
-            target, side, subspace, self.config, self.parameters, is_text_writer=is_text_writer, keep_base=is_small
+            target,
+            side,
+            subspace,
+            self.config,
+            self.parameters,
+            across=across,
+            is_text_writer=is_text_writer,
+            keep_base=is_small,
         )
         self.linears.append(linear)
-        self.rows += rows_of(target, side, subspace, self.config, self.part, prefix)
+        self.rows += rows_of(target, side, subspace, self.config, self.part, across=across, prefix=prefix)
 
     def _hold_function(self) -> None:
-        if self.part != "projector" or self.config.mode == "inputs":
-            raise HoldError(
-                "hold='penalty' is a term on what the projector gives, so it is legal for the projector with mode "
-                f"'outputs' or 'manifold', not for the {self.part} with mode {self.config.mode!r}; use exact, share or "
-                "decay"
-            )
+        require_function(self.config, self.part)
         path = self.parts.projector_output
         subspace = self.filters.text_space(self.parts.embedding_width())
         for name, parameter in self.parameters.items():
@@ -144,53 +155,7 @@ class _PartPlanner:
             else:
                 self._row(name, FROZEN, f"outside {path}, whose function is held")
         base = {name: value.detach().clone() for name, value in self.parts.module(path).state_dict().items()}
-        assert self.config.strength is not None
-        self.projector = HeldProjector(name=path, subspace=subspace, strength=self.config.strength, base=base)
+        self.projector = HeldProjector(name=path, subspace=subspace, config=self.config, base=base)
 
     def _row(self, name: str, rule: str, why: str) -> None:
         self.rows.append(HeldTensor(name=name, part=self.part, rule=rule, why=why))
-
-
-def rows_of(
-    target: Target, side: Side, subspace: Subspace, config: FilterConfig, part: str, prefix: str = ""
-) -> list[HeldTensor]:
-    """What becomes of each trained tensor of a held linear."""
-    why = prefix + config.describe(subspace)
-    if not target.is_lora:
-        return [HeldTensor(name=name, part=part, rule=config.rule(), why=why) for name in target.tensors]
-    held, other = target.tensors if side == "in" else target.tensors[::-1]
-    letter = "lora_A" if side == "in" else "lora_B"
-    return [
-        HeldTensor(name=held, part=part, rule=config.rule(), why=why),
-        HeldTensor(name=other, part=part, rule=COVERED, why=f"held through {letter}, whatever this one is"),
-    ]
-
-
-def plan_linear(anchor: Anchor, linear: nn.Module, side: Side, options: dict[str, Any]) -> HoldPlan:
-    """Plan for one linear by the one sample of an anchor; see `Anchor.plan`."""
-    options = {"mode": "inputs" if side == "in" else "outputs"} | options
-    config = from_dict(FilterConfig, options, source="Anchor.plan")
-    if (config.mode == "inputs") != (side == "in") or config.hold == "penalty" or config.inner is not None:
-        raise HoldError(
-            f"side {side!r} with mode={config.mode!r}, hold={config.hold!r}, inner={config.inner!r} is not legal for "
-            "one linear; legal are inputs with side 'in', outputs and manifold with 'out', and exact, share, decay"
-        )
-    if list(anchor.moments) != [STATES]:
-        raise HoldError(
-            "Anchor.plan is for anchors made by Anchor.from_states; use plan_holds with those of fit_anchor"
-        )
-    parameters = base_parameters(linear)
-    targets, frozen = find_targets(linear, parameters, [""])
-    if len(targets) != 1:
-        raise HoldError(f"{type(linear).__name__}: expected one linear whose weight (or LoRA update) is trained")
-    (target,) = targets.values()
-    filters = Filters(anchor, config)
-    subspace = filters.inputs(target, STATES) if side == "in" else filters.outputs(target, STATES)
-    rows = [HeldTensor(name=name, part="linear", rule=FROZEN, why=why) for name, why in frozen.items()]
-    linear_held = held_linear(target, side, subspace, config, parameters, is_text_writer=False, keep_base=True)
-    return HoldPlan(
-        tensors=(*rows, *rows_of(target, side, subspace, config, "linear")),
-        linears=(linear_held,),
-        paths={"linear": ("",)},
-        model=linear,
-    )

@@ -20,10 +20,10 @@ NUM_BISECTIONS = 60
 
 @dataclass(frozen=True)
 class Reference:
-    """What is known of X0: its coordinates X0 V (where the rule needs no more), or all of it. Rounded nowhere."""
+    """What is known of X0: its coordinates (where the rule needs no more), or all of it. Rounded nowhere."""
 
     values: Tensor
-    """(R, K) coordinates in float64, or (R, D) in the matrix's own type."""
+    """(R, K) coordinates X0 V or (J, K) coordinates U^T X0 V in float64, or (R, D) in the matrix's own type."""
     is_full: bool
 
     @classmethod
@@ -33,6 +33,13 @@ class Reference:
             return cls(x_RD, is_full=True)
         directions_DK = subspace.directions_DK
         return cls(x_RD.to(directions_DK) @ directions_DK, is_full=False)
+
+    @classmethod
+    def of_pairs(cls, x_RD: Tensor, across: Subspace, subspace: Subspace, *, needs_all: bool) -> "Reference":
+        """Reference of a matrix that is held between directions of its rows' index and of its columns'."""
+        if needs_all:
+            return cls(x_RD, is_full=True)
+        return cls(across.directions_DK.T @ (x_RD.to(subspace.directions_DK) @ subspace.directions_DK), is_full=False)
 
 
 def damped(x_RD: Tensor, reference_R: Tensor | None, is_full: bool, subspace: Subspace, factor: float) -> Tensor:
@@ -65,19 +72,36 @@ def decay_factor(lr: float, beta: float) -> float:
 
 
 def share_factor(energies_K: Tensor, total_energy: float, subspace: Subspace, share: float) -> float:
-    """c of `share`: the largest c <= 1 with protected part <= share x its isotropic part of the rest.
-
-    `energies_K` are those of the change along the filter's directions, `total_energy` is that of the whole change. With
-    p_i the protection and n_free, e_free the number and energy of the directions with p = 0, which are free:
-    sum_i p_i c^(2 p_i) e_i <= share^2 (sum p_i / n_free) e_free. At 1 an isotropic change passes, 0 is `exact`.
-    """
+    """c of `share` for a filter on one side; `energies_K` are those of the change along its directions."""
     gains_K = subspace.gains_K
+    inside_K, outside = (1 - gains_K, 1.0) if subspace.complement else (gains_K, 0.0)
+    return cap_factor(energies_K, inside_K, total_energy, outside, subspace.width, share)
+
+
+def pair_share_factor(
+    energies_JK: Tensor, total_energy: float, across: Subspace, subspace: Subspace, share: float
+) -> float:
+    """c of `share` for filters on both sides: of all pairs of an output and an input direction."""
+    protections_JK = torch.outer(across.gains_K, subspace.gains_K)
+    num_pairs = across.width * subspace.width
+    return cap_factor(energies_JK.flatten(), protections_JK.flatten(), total_energy, 0.0, num_pairs, share)
+
+
+def cap_factor(
+    energies_K: Tensor, protections_K: Tensor, total_energy: float, outside: float, num_directions: int, share: float
+) -> float:
+    """The largest c <= 1 with protected part <= share x its isotropic part of the rest.
+
+    K directions have energies and protections of their own; the others of all `num_directions` have the rest of
+    `total_energy` and the protection `outside`. With p_i the protection and n_free, e_free the number and energy of the
+    directions with p = 0, which are free: sum_i p_i c^(2 p_i) e_i <= share^2 (sum p_i / n_free) e_free. At 1 an
+    isotropic change passes, 0 is `exact`.
+    """
     outside_energy = max(total_energy - float(energies_K.sum()), 0.0)
-    outside_count = subspace.width - len(gains_K)
-    inside, outside = (1 - gains_K, 1.0) if subspace.complement else (gains_K, 0.0)
-    protections = torch.cat([inside, gains_K.new_tensor([outside])])
+    outside_count = num_directions - len(energies_K)
+    protections = torch.cat([protections_K, energies_K.new_tensor([outside])])
     energies = torch.cat([energies_K, energies_K.new_tensor([outside_energy])])
-    counts = torch.cat([torch.ones_like(gains_K), gains_K.new_tensor([outside_count])])
+    counts = torch.cat([torch.ones_like(energies_K), energies_K.new_tensor([outside_count])])
     is_free = protections == 0
     isotropic = float((protections * counts).sum() / counts[is_free].sum() * energies[is_free].sum())
     cap = share**2 * isotropic
@@ -97,6 +121,11 @@ def share_factor(energies_K: Tensor, total_energy: float, subspace: Subspace, sh
         middle = (low + high) / 2
         low, high = (middle, high) if protected_energy(middle) <= cap else (low, middle)
     return low
+
+
+def damped_pairs(change_JK: Tensor, across: Subspace, subspace: Subspace, factor: float) -> Tensor:
+    """What to subtract, as coordinates (J, K), so that pair (i, j) of a change is damped by factor ** (p_i q_j)."""
+    return change_JK * (1 - factor ** torch.outer(across.gains_K, subspace.gains_K))
 
 
 def num_free(subspace: Subspace) -> int:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from textanchor.errors import HoldError
 from textanchor.files import atomic_directory, read_json, sha256_of_json, write_json
+from textanchor.holds.bits import bit_hashes
 from textanchor.vlm.names import base_parameters
 
 
@@ -25,6 +26,12 @@ def save_folder(path: Path | str, kind: str, tensors: Mapping[str, Tensor], valu
 
 def load_folder(path: Path | str, kind: str) -> tuple[dict[str, Tensor], Any]:
     """Read what `save_folder` wrote; HoldError where the folder holds something else or is damaged."""
+    values = load_values(path, kind)
+    return load_tensors(path, kind), values
+
+
+def load_values(path: Path | str, kind: str) -> Any:
+    """Read the values that `save_folder` wrote; HoldError where the folder holds something else."""
     folder = Path(path)
     file = folder / f"{kind}.json"
     if not file.is_file():
@@ -32,11 +39,17 @@ def load_folder(path: Path | str, kind: str) -> tuple[dict[str, Tensor], Any]:
     stored = read_json(file)
     if not isinstance(stored, dict) or (stored.get("kind"), stored.get("format")) != (kind, 1):
         raise HoldError(f"{file}: not written by this version of textanchor; make the {kind} again and save it")
+    return stored["content"]
+
+
+def load_tensors(path: Path | str, kind: str, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """Read some of the tensors that `save_folder` wrote, or all; HoldError where they are damaged or missing."""
+    file = Path(path) / f"{kind}.safetensors"
     try:
-        with safe_open(folder / f"{kind}.safetensors", framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, stored["content"]  # noqa: SIM118
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in (opened.keys() if names is None else names)}
     except (SafetensorError, OSError) as error:
-        raise HoldError(f"{folder / f'{kind}.safetensors'}: cannot be read ({error}); save the {kind} again") from error
+        raise HoldError(f"{file}: cannot be read ({error}); save the {kind} again") from error
 
 
 def hash_of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -52,7 +65,6 @@ def hash_of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
 def hash_of_model(model: nn.Module) -> str:
     """SHA-256 of the names, types, shapes and bit patterns (by torch's own fast hash) of all parameters."""
     entries = [
-        (name, str(p.dtype), list(p.shape), int(torch.hash_tensor(p.detach()).view(torch.int64)))
-        for name, p in sorted(base_parameters(model).items())
+        (name, str(p.dtype), list(p.shape), *bit_hashes(p)) for name, p in sorted(base_parameters(model).items())
     ]
     return sha256_of_json(entries)

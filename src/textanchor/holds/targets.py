@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from textanchor.errors import HoldError
+from textanchor.holds.bits import bit_hashes, dense, is_quantized
 from textanchor.holds.entries import NOT_TRAINED
 from textanchor.vlm.names import base_modules, is_within, joined, peft_layers
 
@@ -24,12 +26,21 @@ class Target:
     is_lora: bool
     scaling: float
     weight: Tensor
-    """Weight (out, in) before training; of a LoRA update the frozen one under it."""
+    """Weight (out, in) before training; of a LoRA update the frozen one under it, which may be quantised."""
+    num_inputs: int
+    num_outputs: int
+    rank: int
+    """Of a LoRA update; 0 of a full weight."""
 
     @property
     def has_bias(self) -> bool:
         """Whether a bias is trained along with the weight."""
         return not self.is_lora and len(self.tensors) > 1
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the weight before training is stored as anything but its values."""
+        return is_quantized(self.weight)
 
 
 def find_targets(
@@ -37,8 +48,10 @@ def find_targets(
 ) -> tuple[dict[str, Target], dict[str, str]]:
     """Which of `linears` (base names) something is trained of, and why each other tensor of `parameters` is frozen.
 
-    HoldError for adapter weights that are no plain LoRA update.
+    HoldError for adapter weights that are no plain LoRA update, and for weights that are sharded already.
     """
+    if sharded := [name for name, parameter in parameters.items() if isinstance(parameter, DTensor)]:
+        raise HoldError(f"{sharded[0]} is sharded (FSDP2); make the plan before fully_shard, and attach it after")
     modules, layers = base_modules(model), peft_layers(model)
     targets: dict[str, Target] = {}
     frozen: dict[str, str] = {}
@@ -76,6 +89,9 @@ def _full_target(owner: str, parameters: Mapping[str, nn.Parameter]) -> Target:
         is_lora=False,
         scaling=1.0,
         weight=parameters[weight].detach(),
+        num_inputs=parameters[weight].shape[1],
+        num_outputs=parameters[weight].shape[0],
+        rank=0,
     )
 
 
@@ -93,21 +109,32 @@ def _lora_target(owner: str, layer: nn.Module, base: nn.Module, parameters: Mapp
     if not isinstance(base, nn.Linear) or not isinstance(weight, Tensor):
         raise HoldError(f"{owner}: LoRA on a {type(base).__name__} cannot be held, only on a linear; leave it out")
     scaling = getattr(layer, "scaling", {}).get(active[0], 1.0)
-    return Target(name=owner, tensors=pairs[active[0]], is_lora=True, scaling=float(scaling), weight=weight.detach())
+    a_rI, b_Or = (parameters[name] for name in pairs[active[0]])
+    return Target(
+        name=owner,
+        tensors=pairs[active[0]],
+        is_lora=True,
+        scaling=float(scaling),
+        weight=weight.detach(),
+        num_inputs=a_rI.shape[1],
+        num_outputs=b_Or.shape[0],
+        rank=len(a_rI),
+    )
 
 
 def base_hash(target: Target, parameters: Mapping[str, Tensor]) -> str:
-    """Torch's hash of the bits of the weight (and trained bias) before training; quantised ones have it too."""
+    """Torch's hash of the bits of the weight (and trained bias) before training."""
     tensors = [target.weight] + ([parameters[target.tensors[1]].detach()] if target.has_bias else [])
-    return "-".join(f"{int(torch.hash_tensor(tensor).view(torch.int64)) % 2**64:016x}" for tensor in tensors)
+    return "-".join(f"{number % 2**64:016x}" for tensor in tensors for number in bit_hashes(tensor))
 
 
 def norms(target: Target, parameters: Mapping[str, Tensor]) -> tuple[float, float] | tuple[None, None]:
-    """Frobenius norm of what is held (with a bias) and root mean square of the weight's entries; None if quantised."""
-    if not target.weight.is_floating_point():
+    """Frobenius norm of what is held (with a bias) and root mean square of the weight's entries; None if unknown."""
+    weight = dense(target.weight)
+    if weight is None:
         return None, None
-    energy = float(torch.linalg.vector_norm(target.weight, dtype=torch.float64)) ** 2
-    rms = (energy / target.weight.numel()) ** 0.5
+    energy = float(torch.linalg.vector_norm(weight, dtype=torch.float64)) ** 2
+    rms = (energy / weight.numel()) ** 0.5
     if target.has_bias:
         energy += float(torch.linalg.vector_norm(parameters[target.tensors[1]].detach(), dtype=torch.float64)) ** 2
     return energy**0.5, rms

@@ -1,7 +1,8 @@
 """Moments of states, the directions they define, and filters made of such directions; torch only."""
 
 from textanchor.spectral.basis import Basis, input_basis, metric_basis, output_basis
-from textanchor.spectral.gains import direction_gains, num_selected
+from textanchor.spectral.controls import bottom_basis, random_basis
+from textanchor.spectral.gains import direction_gains, num_selected, num_with_energy
 from textanchor.spectral.moments import Moments, MomentsStream, sink_bound
 from textanchor.spectral.subspace import Subspace
 
@@ -10,10 +11,13 @@ __all__ = [
     "Moments",
     "MomentsStream",
     "Subspace",
+    "bottom_basis",
     "direction_gains",
     "input_basis",
     "metric_basis",
     "num_selected",
+    "num_with_energy",
     "output_basis",
+    "random_basis",
     "sink_bound",
 ]

@@ -30,6 +30,15 @@ class Basis:
     """E[(u . y)^2] over the tokens that are no sinks, for each column u."""
     num_sinks: int
 
+    def energies_in(self, second_DD: Tensor) -> Tensor:
+        """Energy of each column in another second moment."""
+        return energies_of(self.directions_DK, second_DD)
+
+
+def energies_of(directions_DK: Tensor, second_DD: Tensor) -> Tensor:
+    """E[(u . y)^2] for each column u, of states y with this second moment."""
+    return (directions_DK * (second_DD @ directions_DK)).sum(0).clamp_min(0)
+
 
 def output_basis(moments: Moments) -> Basis:
     """All D directions of the outputs: sinks, mean, eigenvectors of the covariance without those.
@@ -94,7 +103,11 @@ def _completed(first_DQ: Tensor, num_sinks: int, order_DD: Tensor, second_DD: Te
     except RuntimeError as error:  # torch.linalg.LinAlgError, which torch does not export
         raise HoldError(f"decomposing a {width} x {width} moment failed ({error}); fit on other states") from error
     directions_DK = torch.cat([first_DQ, vectors_DD.flip(1)[:, : width - num_first]], dim=1)
+    directions_DK = with_fixed_signs(directions_DK)
+    return Basis(directions_DK, energies_of(directions_DK, second_DD), num_sinks)
+
+
+def with_fixed_signs(directions_DK: Tensor) -> Tensor:
+    """The same directions with the entry of largest size in each column positive."""
     largest_1K = directions_DK.abs().argmax(0, keepdim=True)
-    directions_DK = directions_DK * directions_DK.gather(0, largest_1K).sign()
-    energies_K = (directions_DK * (second_DD @ directions_DK)).sum(0).clamp_min(0)
-    return Basis(directions_DK, energies_K, num_sinks)
+    return directions_DK * directions_DK.gather(0, largest_1K).sign()

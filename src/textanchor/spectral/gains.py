@@ -41,6 +41,12 @@ def num_selected(
     return count
 
 
+def num_with_energy(energies_K: Tensor, energy: float) -> int:
+    """Least number of leading directions that carry at least this energy together, rounding aside; all if none does."""
+    enough_K = torch.cumsum(energies_K, 0) >= energy * (1 - 1e-12)
+    return int(enough_K.int().argmax()) + 1 if bool(enough_K.any()) else len(energies_K)
+
+
 def direction_gains(energies_K: Tensor, count: int, kind: str, parameter: float | None = None) -> Tensor:
     """Gains of all K directions: of the first `count` by `kind`, 0 for the others.
 

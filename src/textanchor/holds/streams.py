@@ -1,0 +1,85 @@
+"""Moments of several kinds of states at once, batch by batch, and the text batches that they are gathered on.
+
+Shape legend: B texts of a batch, L tokens, N tokens that count, D width of a state.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textanchor.errors import HoldError
+from textanchor.spectral import Moments, MomentsStream, sink_bound
+
+MIN_PILOT_TOKENS = 64  # with fewer, mean and spread of the norms say too little to call a token a sink
+
+Consume = Callable[[str, Tensor, Tensor | None], None]
+Run = Callable[[Consume], dict[str, str]]
+"""Runs a batch, gives each linear's states to a consumer, and returns linear -> linear whose states it shares."""
+
+
+class Streams:
+    """Moments for each kind of states, or for the first of those that are the same ones."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
+        self.by_name: dict[str, MomentsStream] = {}
+        self.aliases: dict[str, str] = {}
+        self._bounds: dict[str, float] = {}
+
+    def learn_bounds(self, run: Run) -> None:
+        """Norm above which a token of each linear's inputs is a sink, from one batch without its first tokens."""
+        norms: dict[str, list[Tensor]] = {}
+
+        def consume(name: str, states_ND: Tensor, is_sink_N: Tensor | None) -> None:
+            norms_N = torch.linalg.vector_norm(states_ND, dim=1, dtype=torch.float64)
+            norms.setdefault(name, []).append(norms_N if is_sink_N is None else norms_N[~is_sink_N])
+
+        run(consume)
+        for name, pieces in norms.items():
+            norms_N = torch.cat(pieces)
+            if len(norms_N) >= MIN_PILOT_TOKENS:
+                self._bounds[name] = sink_bound(norms_N)
+
+    def count(self, run: Run) -> None:
+        """Count in the states of one batch."""
+
+        def consume(name: str, states_ND: Tensor, is_sink_N: Tensor | None) -> None:
+            if name not in self.by_name:
+                bound = self._bounds.get(name, float("inf"))
+                self.by_name[name] = MomentsStream(states_ND.shape[1], sink_norm=bound, source=f"{self.prefix}{name}")
+            self.by_name[name].add(states_ND, is_sink_N=is_sink_N)
+
+        for name, source in run(consume).items():
+            if self.aliases.setdefault(name, source) != source:
+                raise HoldError(
+                    f"{name}: its inputs are those of {self.aliases[name]} in one batch and those of {source} in "
+                    "another; fit it alone, with linears=[...]"
+                )
+
+    def moments(self) -> dict[str, Moments]:
+        """All moments by prefix and name; the streams are used up, so that not all are there twice."""
+        return {f"{self.prefix}{name}": self.by_name.pop(name).moments() for name in list(self.by_name)}
+
+
+def text_batch(
+    rows: Sequence[Sequence[int]], begin_id: int | None, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids (B, L) padded to the right, which of them are real (B, L), and which of the real ones are sinks (N).
+
+    First tokens and begin-of-sequence tokens are sinks by position.
+    """
+    longest = max(len(row) for row in rows)
+    ids_BL = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+    real_BL = torch.tensor([[i < len(row) for i in range(longest)] for row in rows], device=device)
+    sink_BL = torch.zeros_like(real_BL)
+    sink_BL[:, 0] = True
+    if begin_id is not None:
+        sink_BL |= ids_BL == begin_id
+    return ids_BL, real_BL, sink_BL[real_BL]
+
+
+def begin_id_of(processor: Any) -> int | None:
+    """Id of the begin-of-sequence token, if there is one."""
+    return getattr(getattr(processor, "tokenizer", processor), "bos_token_id", None)
