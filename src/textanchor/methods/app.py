@@ -1,6 +1,6 @@
 """Anchor-Preserving Projection: what is trained is kept off the directions that the model's text lives in."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,19 @@ from typing import Any
 from PIL import Image
 from rich.progress import Progress
 
-from textanchor.data.items import open_image
-from textanchor.data.json_rows import read_rows
+from textanchor.data.items import ImageSource, Item, open_image
 from textanchor.data.tasks import load_items
-from textanchor.data.texts import load_texts
+from textanchor.data.texts import read_texts
 from textanchor.errors import ConfigError, DataError, HoldError
 from textanchor.holds import Anchor, FilterConfig, HoldPlan, Probe, fit_anchor, plan_holds, take_probe
+from textanchor.holds.sources import (
+    IDENTITY,
+    RANDOM_ENERGY,
+    REFERENCE_SENSITIVITY,
+    TEXT_SENSITIVITY,
+    is_gathered,
+    takes_images,
+)
 from textanchor.training.config import PartsConfig
 from textanchor.training.hf import AnchorCallback
 from textanchor.training.method import AbstractMethod, Attachment, Needs
@@ -35,19 +42,35 @@ class ReferenceImages:
     """A task of textanchor's own, whose validation split is used; give this or folder."""
     folder: Path | None = None
     """A folder of images, taken in the order of their names."""
+    question: str | None = None
+    """What basis reference_sensitivity asks about each image of a folder; a task has questions of its own."""
 
     def __post_init__(self) -> None:
+        if self.task is not None and self.question is not None:
+            raise ConfigError("question has no effect beside task, whose items have questions of their own; remove it")
         if (self.task is None) == (self.folder is None):
             raise ConfigError("give exactly one of task and folder for the reference images")
         if self.num_images < 1:
             raise ConfigError(f"num_images must be at least 1, found {self.num_images}")
 
-    def load(self) -> tuple[list[Image.Image], list[Image.Image]]:
-        """Images for the anchor and, apart from them, for the probe; DataError where there are too few."""
+    def for_anchor(self) -> list[Image.Image]:
+        """The images that the anchor is fitted on; DataError where there are too few."""
+        return [open_image(source) for source in self._sources()[: self.num_images]]
+
+    def questions(self) -> list[str]:
+        """A question about each image that the anchor is fitted on; DataError where there are too few images."""
+        if self.task is None:
+            return [self.question or ""] * self.num_images
+        return [item.question for item in self._items(self.task)[: self.num_images]]
+
+    def for_probe(self) -> list[Image.Image]:
+        """The images behind them; DataError where there are too few."""
+        return [open_image(source) for source in self._sources()[self.num_images :]]
+
+    def _sources(self) -> Sequence[ImageSource]:
         number = self.num_images + NUM_PROBE_IMAGES
         if self.task is not None:
-            items = load_items(self.task, split="validation", num_items=number)
-            sources = [item.image for item in items if item.image is not None]
+            sources: Sequence[ImageSource] = [item.image for item in self._items(self.task) if item.image is not None]
         else:
             assert self.folder is not None  # one of both is given
             files = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
@@ -57,8 +80,11 @@ class ReferenceImages:
                 f"{self.task or self.folder}: {len(sources)} reference images, but num_images={self.num_images} and "
                 f"{NUM_PROBE_IMAGES} to measure with need {number}; add images or lower num_images"
             )
-        images = [open_image(source) for source in sources]
-        return images[: self.num_images], images[self.num_images :]
+        return sources
+
+    def _items(self, task: str) -> list[Item]:
+        items = load_items(task, split="validation", num_items=self.num_images + NUM_PROBE_IMAGES)
+        return [item for item in items if item.image is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +108,8 @@ class AnchorPreservingProjection(AbstractMethod):
     num_texts: int | None = None
     """Number of texts to take, from the first; all where it is left out."""
     reference: ReferenceImages | None = None
-    """Images, needed where the projector is held by its inputs or with pullback; otherwise they only measure."""
+    """Images, needed where the projector is held by its inputs (also under coupling) or with pullback, and where a
+    basis is visual or reference_sensitivity; otherwise they only measure."""
     anchor: Path | None = None
     """A saved anchor to use, in place of fitting one."""
 
@@ -93,20 +120,43 @@ class AnchorPreservingProjection(AbstractMethod):
             raise ConfigError("texts and num_texts have no effect beside a saved anchor; remove them")
         if self._takes_images and self.anchor is None and self.reference is None:
             raise ConfigError(
-                "projector with mode inputs or inner pullback needs an anchor that was fitted on images: add reference "
-                "(task or folder, and num_images), or anchor"
+                "projector with mode inputs or coupling, or inner pullback, and bases visual and reference_sensitivity "
+                "need an anchor that was fitted on images: add reference (task or folder, and num_images), or anchor"
             )
+        if self.reference is not None and self.reference.task is None:
+            self._check_question(self.reference.question)
         if self.num_texts is not None and self.num_texts < 1:
             raise ConfigError(f"num_texts must be at least 1, found {self.num_texts}")
+
+    def _check_question(self, question: str | None) -> None:
+        is_asked = REFERENCE_SENSITIVITY in self._bases() and self.anchor is None
+        if is_asked and question is None:
+            raise ConfigError(
+                f"basis {REFERENCE_SENSITIVITY} asks about each reference image: give reference.question, or a task, "
+                "whose items have questions"
+            )
+        if question is not None and not is_asked:
+            raise ConfigError(f"reference.question has no effect without basis {REFERENCE_SENSITIVITY}; remove it")
 
     @property
     def _takes_images(self) -> bool:
         held = self.projector
-        return held is not None and (held.mode == "inputs" or held.inner == "pullback")
+        by_inputs = held is not None and held.basis != IDENTITY and held.mode in ("inputs", "coupling")
+        is_pulled = held is not None and held.inner == "pullback"
+        return by_inputs or is_pulled or any(takes_images(basis) for basis in self._bases())
+
+    def _bases(self) -> list[str]:
+        """What the anchor is asked to gather beside the text embedding and the inputs of linears."""
+        bases = [str(held.basis) for held in self._filters().values()]
+        compares_steps = any(h.basis == RANDOM_ENERGY and h.mode != "inputs" for h in self._filters().values())
+        return [basis for basis in bases if is_gathered(basis)] + [TEXT_SENSITIVITY] * compares_steps
 
     @property
     def needs(self) -> Needs:
-        """Text alone, unless the projector is held by what enters it."""
+        """Text alone, unless the projector is held by what enters it or images give the basis; identity asks for
+        nothing."""
+        if all(held.basis == IDENTITY for held in self._filters().values()):
+            return "nothing"
         return "reference images" if self._takes_images else "text"
 
     def check_parts(self, parts: PartsConfig) -> None:
@@ -119,10 +169,9 @@ class AnchorPreservingProjection(AbstractMethod):
 
     def start(self, session: Session) -> Attachment:
         """Fit the anchor, plan, freeze what has no rule, and hold by a callback."""
-        images, probed = ([], []) if self.reference is None else self.reference.load()
-        plan = self._plan(session, images)
+        plan = self._plan(session)
         plan.freeze(session.model)
-        probe = _probe(session, probed) if probed else None
+        probe = None if self.reference is None else _probe(session, self.reference.for_probe())
         callback = AnchorCallback(plan)
         penalty = None if plan.projector is None else callback.penalty
         return Attachment(callbacks=(callback,), penalty=penalty, plan=plan, probe=probe)
@@ -131,17 +180,17 @@ class AnchorPreservingProjection(AbstractMethod):
         given = {"projector": self.projector, "language_model": self.language_model}
         return {name: held for name, held in given.items() if held is not None}
 
-    def _plan(self, session: Session, images: list[Image.Image]) -> HoldPlan:
+    def _plan(self, session: Session) -> HoldPlan:
         """The plan, made once: a resumed run takes the one it began with, which holds what was held before."""
         saved = session.workspace / "plan"
         if session.is_resumed:
             return HoldPlan.load(saved, session.model)
-        plan = plan_holds(session.parts, self._anchor(session, images), self._filters())
+        plan = plan_holds(session.parts, self._anchor(session), self._filters())
         if session.config.training.save_steps is not None:
             plan.save(saved, overwrite=True)
         return plan
 
-    def _anchor(self, session: Session, images: list[Image.Image]) -> Anchor:
+    def _anchor(self, session: Session) -> Anchor:
         if self.anchor is not None:
             anchor = Anchor.load(self.anchor)
             if anchor.provenance.get("model_hash") != session.model_hash:
@@ -149,40 +198,23 @@ class AnchorPreservingProjection(AbstractMethod):
                     f"{self.anchor}: this anchor was fitted on another model than {session.config.model}; fit one on it"
                 )
             return anchor
-        held = self.language_model
+        held, bases = self.language_model, self._bases()
+        by_inputs = held is not None and held.basis != IDENTITY and held.mode in ("inputs", "coupling")
+        images = self.reference.for_anchor() if self._takes_images and self.reference is not None else None
+        asks = self.reference is not None and REFERENCE_SENSITIVITY in bases
         with Progress(transient=True) as progress:
             task = progress.add_task("anchor", total=None)
             return fit_anchor(
                 session.model,
                 session.processor,
                 read_texts(self.texts, self.num_texts),
-                images if self._takes_images else None,
+                images,
                 parts=session.parts,
-                linears=None if held is not None and held.mode == "inputs" else [],
+                linears=None if by_inputs else [],
+                bases=bases,
+                questions=self.reference.questions() if asks and self.reference is not None else None,
                 progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
-
-
-def read_texts(path: Path | None, num_texts: int | None) -> list[str]:
-    """Texts of a .txt file (one on each line), of JSON rows with `text`, or ours; DataError naming file and place."""
-    texts = [row.text for row in load_texts("train")] if path is None else list(_texts_of(path))
-    if num_texts is not None and len(texts) < num_texts:
-        raise DataError(f"{path or 'the shipped texts'}: {len(texts)} texts, fewer than num_texts={num_texts}")
-    return texts[:num_texts]
-
-
-def _texts_of(path: Path) -> Iterator[str]:
-    if path.suffix == ".txt":
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: cannot be read as text ({error}); give a UTF-8 file") from error
-        yield from (line for line in lines if line.strip())
-        return
-    for place, row in read_rows(path):
-        if not isinstance(row.get("text"), str):
-            raise DataError(f"{place}: expected a row with `text`, found {', '.join(row) or 'nothing'}")
-        yield row["text"]
 
 
 def _probe(session: Session, images: list[Image.Image]) -> Probe:

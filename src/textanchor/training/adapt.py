@@ -18,6 +18,7 @@ from textanchor.files import atomic_directory, require_free_directory, write_jso
 from textanchor.holds import HoldPlan
 from textanchor.holds.store import hash_of_model
 from textanchor.records import RunRecord, environment, memory_cost
+from textanchor.training.adapter_export import save_adapter_checked
 from textanchor.training.audit import Audit, audit_weights
 from textanchor.training.checkpoints import CheckpointKeeper, checkpoint_to_resume, checkpoints_kept, workspace_of
 from textanchor.training.collate import Collator
@@ -32,7 +33,7 @@ from textanchor.training.dataset import (
 from textanchor.training.export import logits_of, merged, save_checked
 from textanchor.training.features import FeatureCache, FeatureStore
 from textanchor.training.hf import RunCallback, TokenCounter
-from textanchor.training.method import load_method
+from textanchor.training.method import AbstractMethod, load_method
 from textanchor.training.session import Session
 from textanchor.training.trainable import num_trained, set_up_training
 from textanchor.training.trainer import AdaptTrainer, configuration_kept, training_arguments
@@ -90,11 +91,12 @@ def adapt(
     require_free_directory(config.output)
     workspace = workspace_of(config.output)
     checkpoint = checkpoint_to_resume(workspace, resume=resume)
-    conversations = read_training_data(config)
+    method = load_method(config.method)
+    conversations = method.training_data(read_training_data(config), config.training.seed)
     if model is None:
         model, processor = load_vlm(config.model)
     with checkpoints_kept(workspace):
-        run = _Run(config, model, processor, conversations, callbacks, features, workspace, checkpoint)
+        run = _Run(config, method, model, processor, conversations, callbacks, features, workspace, checkpoint)
         run.train()
         result = run.finish()
     shutil.rmtree(workspace, ignore_errors=True)  # the output is complete, there is nothing left to resume
@@ -107,6 +109,7 @@ class _Run:
     def __init__(
         self,
         config: AdaptConfig,
+        method: AbstractMethod,
         model: nn.Module,
         processor: Any,
         conversations: Sequence[Conversation],
@@ -115,7 +118,8 @@ class _Run:
         workspace: Path,
         checkpoint: Path | None,
     ):
-        self.config, self.processor, self.checkpoint, self.began = config, processor, checkpoint, time.monotonic()
+        self.config, self.method, self.processor, self.checkpoint = config, method, processor, checkpoint
+        self.began = time.monotonic()
         self.hashes = {"model": tensors_hash(model.state_dict().items()), "data": conversations_hash(conversations)}
         use_chat_template(processor, config.data.chat_template)
         self.arguments = training_arguments(config.training, workspace)
@@ -125,7 +129,7 @@ class _Run:
         self.checked = self.collator([examples[i] for i in range(min(NUM_CHECKED, len(examples)))])
         self.session = self._session(model.to(self.arguments.device), workspace)
         self.num_trained = num_trained(self.session.parts)
-        self.attachment = load_method(config.method).start(self.session)
+        self.attachment = method.start(self.session)
         callbacks = [*self.attachment.callbacks, *callbacks]
         self.recorded = [callback for callback in callbacks if isinstance(callback, RunCallback)]
         self.tokens = TokenCounter()
@@ -134,7 +138,13 @@ class _Run:
 
     def _session(self, model: nn.Module, workspace: Path) -> Session:
         anchor_hash = hash_of_model(model)
-        parts = set_up_training(model, self.config.trained_parts, seed=self.config.training.seed)
+        parts = set_up_training(
+            model,
+            self.config.trained_parts,
+            seed=self.config.training.seed,
+            method=self.method,
+            processor=self.processor,
+        )
         return Session(
             config=self.config,
             processor=self.processor,
@@ -143,6 +153,7 @@ class _Run:
             start=StartWeights(parts),
             workspace=workspace,
             is_resumed=self.checkpoint is not None,
+            hashes=self.hashes,
         )
 
     def _trainer(
@@ -163,37 +174,47 @@ class _Run:
             label_only_logits=settings.label_only_logits,
             features=cache,
             penalty=self.attachment.penalty,
+            batch_penalty=self.attachment.batch_penalty,
             held=self.attachment.held,
             tokens=self.tokens,
             callbacks=callbacks,
         )
 
     def train(self) -> None:
-        """Train to the end, from the checkpoint if there is one."""
+        """Train to the end, from the checkpoint if there is one; a method that does not train is only recorded."""
         for callback in self.recorded:
-            callback.on_run_begin(self.session)
+            callback.on_run_begin(self.session, self.attachment.plan)
+        if not self.method.trains:
+            for callback in self.recorded:
+                callback.on_train_begin(self.arguments, self.trainer.state, self.trainer.control)
+            return
         if self.checkpoint is not None:
             self.keeper.restore_all(self.checkpoint)
         with configuration_kept(self.session.model):
             self.trainer.train(resume_from_checkpoint=None if self.checkpoint is None else str(self.checkpoint))
         # with precision bfloat16 accelerate leaves its autocast around the model's forward, and audits need float32
         self.trainer.accelerator.unwrap_model(self.session.model, keep_fp32_wrapper=False)
+        if self.attachment.finish is not None:
+            self.attachment.finish()
 
     def finish(self) -> AdaptResult:
         """Audit the trained weights, merge LoRA, write the output and check it by loading it again."""
         config, parts = self.config, self.session.parts
         tensors, projector = audit_weights(self.session.start, self.attachment)
         logits = logits_of(parts.model, self.checked)
-        plain = merged(parts.model)
         with atomic_directory(config.output) as folder:
-            reload = save_checked(
-                plain,
-                self.processor,
-                folder,
-                trained=[tensor.name for tensor in tensors],
-                batch=self.checked,
-                logits_before_merge=logits,
-            )
+            if config.export == "peft":
+                plain, reload = save_adapter_checked(self.session, folder, batch=self.checked, logits=logits)
+            else:
+                plain = merged(parts.model)
+                reload = save_checked(
+                    plain,
+                    self.processor,
+                    folder,
+                    trained=[tensor.name for tensor in tensors],
+                    batch=self.checked,
+                    logits_before_merge=logits,
+                )
             audit = Audit(tensors=tensors, projector=projector, **asdict(reload))
             record = self._record(plain)
             write_json(folder / "audit.json", asdict(audit))

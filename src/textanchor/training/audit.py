@@ -27,6 +27,8 @@ class TensorAudit:
     """Largest weight leak that rounding explains, which rule exact may not exceed."""
     function_leak: float | None
     """Share of the output change on held-out inputs in protected directions; None where it was not measured."""
+    change_norm: float
+    """||W - W0||."""
     relative_update: float
     """||W - W0|| / ||W0||; of a tensor that started at zero 1, or 0 if it is still zero."""
     norm_ratio: float
@@ -103,6 +105,7 @@ def _row(name: str, rule: str, moved: _Moved, held: AuditRow | None) -> TensorAu
         weight_leak=None if held is None else held.weight_leak,
         weight_leak_bound=None if held is None else held.bound,
         function_leak=None if held is None else held.function_leak,
+        change_norm=moved.change,
         relative_update=moved.change / moved.start if moved.start > 0 else float(moved.change > 0),
         norm_ratio=moved.now / moved.start if moved.start > 0 else 1.0,
     )

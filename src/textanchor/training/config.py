@@ -32,12 +32,16 @@ class PartConfig:
     """Rank of the LoRA update; 16 where it is left out."""
     alpha: float | None = None
     """The LoRA update is scaled by alpha / rank; twice the rank where it is left out."""
+    only: Literal["attention"] | None = None
+    """attention: of the language model, only the linears of its attention blocks; everything where it is left out."""
     path: str | None = None
     """Name of the part's module, for models in which `find_parts` does not find it."""
 
     def __post_init__(self) -> None:
         if self.train == "frozen" and self.learning_rate is not None:
             raise ConfigError("learning_rate has no effect with train: frozen; remove it, or train the part")
+        if self.train == "frozen" and self.only is not None:
+            raise ConfigError("only has no effect with train: frozen; remove it, or train the part")
         if self.train != "lora" and (self.rank is not None or self.alpha is not None):
             raise ConfigError(
                 f"rank and alpha have no effect with train: {self.train}; remove them, or set train: lora"
@@ -69,8 +73,9 @@ class PartsConfig:
     """The vision encoder, without a projector that lies inside its module."""
 
     def __post_init__(self) -> None:
-        if not self.trained():
-            raise ConfigError("projector, language_model and vision_tower are all frozen; train at least one of them")
+        for name in ("projector", "vision_tower"):
+            if getattr(self, name).only is not None:
+                raise ConfigError(f"{name}.only: attention is chosen in the language model alone; remove it")
 
     def trained(self) -> dict[PartName, PartConfig]:
         """The parts that are not frozen."""
@@ -174,6 +179,8 @@ class AdaptConfig:
     """`name` of one of `textanchor.methods`, beside it that method's own options."""
     parts: PartsConfig | None = None
     """What is trained; the method's own default where it is left out."""
+    export: Literal["plain", "peft"] = "plain"
+    """plain: the tuned model as Transformers saves any; peft: LoRA, and whole what else was trained, for the base."""
 
     def __post_init__(self) -> None:
         from textanchor.training.method import load_method  # the methods look at this module's classes
@@ -181,11 +188,29 @@ class AdaptConfig:
         method = load_method(self.method)
         if self.parts is None:
             object.__setattr__(self, "parts", method.default_parts())
+        if method.trains and not self.trained_parts.trained():
+            raise ConfigError("projector, language_model and vision_tower are all frozen; train at least one of them")
         method.check_parts(self.trained_parts)
+        method.check(self)
+        if self.export == "peft":
+            self._check_peft(method.keeps_base)
         if self.training.cache_features and self.trained_parts.vision_tower.train != "frozen":
             raise ConfigError(
                 "training.cache_features keeps the outputs of a frozen vision tower, but parts.vision_tower.train is "
                 f"{self.trained_parts.vision_tower.train}; set one of them to false or frozen"
+            )
+
+    def _check_peft(self, keeps_base: bool) -> None:
+        trained = self.trained_parts.trained()
+        if not keeps_base or not any(part.train == "lora" for part in trained.values()):
+            raise ConfigError(
+                f"export: peft needs LoRA that starts at zero, which method {self.method['name']} with these parts "
+                "does not train; set export: plain"
+            )
+        if self.trained_parts.language_model.train == "full":
+            raise ConfigError(
+                "export: peft saves projector and vision tower whole beside LoRA, but not the language model, whose "
+                "embedding may be tied to its head; set export: plain, or parts.language_model.train: lora"
             )
 
     @property

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from textanchor.evaluation.suite import measuring
+from textanchor.holds import HoldPlan
 from textanchor.training.hf import RunCallback
 from textanchor.training.session import Session
 
@@ -58,7 +59,7 @@ class CheckpointScorer(StepCallback):
         super().__init__(on_steps)
         self.score = score
 
-    def on_run_begin(self, session: Session) -> None:
+    def on_run_begin(self, session: Session, plan: HoldPlan | None) -> None:
         self.model, self.processor = session.model, session.processor
 
     def measure(self, step: int) -> dict[str, Any]:

@@ -16,8 +16,8 @@ class DriftRecorder(StepCallback):
 
     All three are Frobenius norms over those of the part's trained weights at the start: of the whole update, of its
     component P_out Delta P_in in the directions that `plan` protects, and of the rest, so that their squares add up
-    under gains of 0 and 1. `plan` need not be held: with the plan of a held run, a plain run shows how far it went in
-    the same directions. A part without a plan has nothing protected.
+    under gains of 0 and 1. `plan` is that of the run's method where none is given. It need not be held: with the plan
+    of a held run, a plain run shows how far it went in the same directions. Without one, nothing is protected.
     """
 
     name = "drift"
@@ -26,8 +26,10 @@ class DriftRecorder(StepCallback):
         super().__init__(on_steps)
         self.plan = plan
 
-    def on_run_begin(self, session: Session) -> None:
+    def on_run_begin(self, session: Session, plan: HoldPlan | None) -> None:
         self.parts, self.start = session.parts, session.start
+        if self.plan is None:
+            self.plan = plan
 
     def measure(self, step: int) -> dict[str, Any]:
         """Drift of every trained part."""

@@ -90,12 +90,12 @@ def save_checked(
     trained = frozenset(trained)
     logits = logits_of(model, batch)
     check = ReloadCheck(
-        reload_max_difference=_largest(logits_of(reloaded, batch) - logits),
-        merge_max_difference=_largest(logits - logits_before_merge),
+        reload_max_difference=largest(logits_of(reloaded, batch) - logits),
+        merge_max_difference=largest(logits - logits_before_merge),
         trained_not_saved=tuple(name for name in changed if name in trained),
         other_tensors_changed=tuple(name for name in changed if name not in trained),
     )
-    check.require(folder, _largest(logits))
+    check.require(folder, largest(logits))
     return check
 
 
@@ -105,5 +105,6 @@ def changed_tensors(model: nn.Module, reloaded: nn.Module) -> list[str]:
     return [name for name, t in model.state_dict().items() if name not in other or not torch.equal(other[name], t)]
 
 
-def _largest(difference: Tensor) -> float:
+def largest(difference: Tensor) -> float:
+    """Size of the largest entry."""
     return float(difference.abs().max())

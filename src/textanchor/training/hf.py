@@ -7,14 +7,18 @@ joins the loss with `PenaltyMixin`: `class MyTrainer(PenaltyMixin, SFTTrainer): 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from textanchor.errors import HoldError
+from textanchor.files import sha256_of_json
 from textanchor.holds import HoldHandle, HoldPlan, attach
+from textanchor.vlm.names import base_parameters
 
 if TYPE_CHECKING:
     from textanchor.training.session import Session
@@ -27,7 +31,7 @@ class AnchorCallback(TrainerCallback):
     """Holds a model by `plan` while it is trained, and keeps the reference with each checkpoint.
 
     A run that resumes a checkpoint takes its reference; HoldError where the checkpoint has none, because its weights
-    have already moved and would be taken for the start.
+    have already moved and would be taken for the start, and where the Trainer did not load its weights.
     """
 
     def __init__(self, plan: HoldPlan):
@@ -48,8 +52,17 @@ class AnchorCallback(TrainerCallback):
         """Attach the plan to the optimizer."""
         if self.handle is not None:
             self.handle.remove()
-        saved = None if state.global_step == 0 else load_holds(checkpoint_folder(args, state))
+        folder = checkpoint_folder(args, state)
+        saved = None if state.global_step == 0 else load_holds(folder)
         self.handle = attach(self.plan, optimizer, model, state=saved)
+        if saved is not None and _weights_hash(self.handle.model) != saved["weights"]:
+            raise HoldError(
+                f"{folder}: the trainer did not load this checkpoint's weights into the model, so it would go on from "
+                "other ones. Transformers saves some families (LLaVA, Qwen-VL, Gemma 3 and others) under names that "
+                "its Trainer does not find again, and only logs it. After making the plan, load them yourself: "
+                "`model.load_state_dict(type(model).from_pretrained(checkpoint).state_dict())`, then train with "
+                "resume_from_checkpoint; or use textanchor adapt, whose checkpoints are its own"
+            )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Notice a penalty that nobody adds to the loss."""
@@ -99,7 +112,8 @@ def save_holds(handle: HoldHandle, folder: Path) -> None:
     """Write what `load_holds` reads."""
     state = handle.state_dict()
     values = {name: value.contiguous() for name, value in state["values"].items()}
-    save_file(values, folder / HOLDS_FILE, metadata={key: state[key] for key in ("plan", "base", "reference")})
+    metadata = {key: state[key] for key in ("plan", "base", "reference")} | {"weights": _weights_hash(handle.model)}
+    save_file(values, folder / HOLDS_FILE, metadata=metadata)
 
 
 def load_holds(folder: Path) -> dict[str, Any]:
@@ -115,14 +129,24 @@ def load_holds(folder: Path) -> dict[str, Any]:
         return {**opened.metadata(), "values": {name: opened.get_tensor(name) for name in names}}
 
 
+def _weights_hash(model: nn.Module) -> str:
+    """Of the bits of everything that is trained, whatever wraps the model."""
+    trained = sorted((name, p.detach()) for name, p in base_parameters(model).items() if p.requires_grad)
+    whole = ((name, p.full_tensor() if isinstance(p, DTensor) else p) for name, p in trained)
+    return sha256_of_json([(name, int(torch.hash_tensor(p).view(torch.int64))) for name, p in whole])
+
+
 class RunCallback(TrainerCallback):
     """A callback that `adapt` tells about the run, and whose record goes into checkpoints and into run.json."""
 
     name: str
     """Key of the record."""
 
-    def on_run_begin(self, session: "Session") -> None:
-        """Called once before training, also of a resumed run; the model has its starting weights."""
+    def on_run_begin(self, session: "Session", plan: HoldPlan | None) -> None:
+        """Called once before training, also of a resumed run; the model has its starting weights.
+
+        `plan` is what the run's method holds, None where it holds nothing.
+        """
 
     def record(self) -> Any:
         """What was recorded so far, as plain values for JSON; None for nothing."""

@@ -1,27 +1,43 @@
-"""What a method is: it may choose what is trained, add a term to the loss, and act on the weights through callbacks.
+"""What a method is: it may choose what is trained and with which adapters, add data, add terms to the loss, and act on
+the weights through callbacks and after the last step.
 
 A method is a frozen dataclass whose fields are its options, one file each in `textanchor.methods`.
 """
 
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from textanchor.config import from_dict
 from textanchor.errors import ConfigError
-from textanchor.training.config import PartsConfig
+from textanchor.training.config import AdaptConfig, PartConfig, PartName, PartsConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import TrainerCallback
 
+    from textanchor.data.items import Conversation
     from textanchor.holds import HoldPlan, Probe
+    from textanchor.training.adapters import AdapterTargets
     from textanchor.training.session import Session
 
-Needs = Literal["nothing", "text", "reference images"]
-"""What a method asks for beside the training data; methods are compared within one class of needs."""
+Needs = Literal["nothing", "text", "reference images", "old data"]
+"""What a method asks for beside the training data; methods are compared within one class of needs.
+
+"reference images" are unlabelled; "old data" are questions with images and answers, of what the model is to keep.
+"""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One forward pass, as `Attachment.batch_penalty` sees it; K labels in the batch, vocabulary of V."""
+
+    logits_KV: "Tensor"
+    """Logits of the model in training that predict the labels, with their graph."""
+    forward: "Callable[[], Tensor]"
+    """The same logits, computed again with the weights as they are then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +48,10 @@ class Attachment:
     """Called by the trainer; the record of a `RunCallback` goes into each checkpoint."""
     penalty: "Callable[[], Tensor | float] | None" = None
     """Scalar added to the loss, called once after each forward pass; its weights over an accumulated batch sum to 1."""
+    batch_penalty: "Callable[[Batch], Tensor] | None" = None
+    """Scalar that depends on the batch, added to the loss in the same way."""
+    finish: "Callable[[], None] | None" = None
+    """Called once after the last step, before audit and export; it may change the trained weights."""
     plan: "HoldPlan | None" = None
     """What the run must keep; it is audited at the end."""
     probe: "Probe | None" = None
@@ -52,12 +72,37 @@ class AbstractMethod:
         """What the method asks for with these options."""
         raise NotImplementedError(f"{type(self).__name__} must say what it needs")
 
+    @property
+    def trains(self) -> bool:
+        """Whether the run trains at all."""
+        return True
+
+    @property
+    def keeps_base(self) -> bool:
+        """Whether LoRA counts from the base weights as they were, so that it can be exported without them."""
+        return True
+
     def default_parts(self) -> PartsConfig:
         """What is trained where the configuration does not say."""
         return PartsConfig()
 
     def check_parts(self, parts: PartsConfig) -> None:
         """Raise ConfigError naming the key where this method cannot train these parts; by default it can."""
+
+    def check(self, config: AdaptConfig) -> None:
+        """Raise ConfigError naming the key where another setting of the run would have no effect; by default none."""
+
+    def adapted(self, parts: PartsConfig) -> dict[PartName, PartConfig]:
+        """The parts whose linears get an adapter, all else in them being frozen; by default those with train: lora."""
+        return {name: part for name, part in parts.trained().items() if part.train == "lora"}
+
+    def make_adapter(self, targets: "AdapterTargets") -> "nn.Module":
+        """The model with adapters on `targets`; by default PEFT's LoRA with B = 0."""
+        return targets.wrapped(targets.lora_config())
+
+    def training_data(self, conversations: "Sequence[Conversation]", seed: int) -> "Sequence[Conversation]":
+        """What is trained on, made from the configuration's own conversations; by default these."""
+        return conversations
 
     def start(self, session: "Session") -> Attachment:
         """Prepare one run whose trained tensors are set up and whose optimizer is not made yet; by default nothing."""

@@ -3,6 +3,8 @@
 Notable:
 - each prompt and each answer is tokenized on its own and the tokens are joined, because at inference the model
   continues a tokenized prompt; tokenizing the whole could merge characters across that border;
+- on its own, but behind what precedes it, whose tokens are then cut off: SentencePiece tokenizers mark the beginning of
+  a text as if a space stood there, which no prompt or answer inside a conversation has;
 - the text comes from the processor's chat template, rendered up to each border: no family's format is written down
   here.
 
@@ -67,9 +69,9 @@ def encode(conversation: Conversation, processor: Any, *, max_tokens: int | None
     DataError naming the conversation where placeholders and images do not match, an answer holds a placeholder or the
     sequence is longer than `max_tokens`; ModelError where the chat template is missing or rewrites earlier turns.
     """
-    pieces = [
-        _piece(segment, processor, is_first=i == 0) for i, segment in enumerate(segments(conversation, processor))
-    ]
+    pieces: list[_Piece] = []
+    for segment in segments(conversation, processor):
+        pieces.append(_piece(segment, pieces[-1].segment if pieces else None, processor))
     labels_L = torch.cat([p.ids_L if p.segment.is_answer else torch.full_like(p.ids_L, IGNORED) for p in pieces])
     if max_tokens is not None and len(labels_L) > max_tokens:
         raise DataError(
@@ -156,13 +158,34 @@ def _end_of_text(processor: Any) -> str:
     return token
 
 
-def _piece(segment: Segment, processor: Any, *, is_first: bool) -> _Piece:
+def _piece(segment: Segment, before: Segment | None, processor: Any) -> _Piece:
+    if before is not None:
+        return _later_piece(segment, before, processor)
     bos = processor.tokenizer.bos_token
-    needs_bos = is_first and not (bos is not None and segment.text.startswith(bos))
+    needs_bos = not (bos is not None and segment.text.startswith(bos))
     per_token, visual = _processed(segment.text, segment.images, processor, add_special_tokens=needs_bos)
     if needs_bos and per_token["input_ids"][-1:].tolist() == [processor.tokenizer.eos_token_id]:
         per_token = {name: tensor[:-1] for name, tensor in per_token.items()}  # the prompt is not the end of the text
     return _Piece(segment, per_token, visual)
+
+
+def _later_piece(segment: Segment, before: Segment, processor: Any) -> _Piece:
+    """The segment tokenized behind the end of the one before it, without the tokens of that end."""
+    lead = _after_images(before.text, processor)
+    lead_L = _processed(lead, (), processor, add_special_tokens=False)[0]["input_ids"] if lead else torch.zeros(0)
+    per_token, visual = _processed(lead + segment.text, segment.images, processor, add_special_tokens=False)
+    if not torch.equal(per_token["input_ids"][: len(lead_L)], lead_L):  # characters merged across the border
+        per_token, visual = _processed(segment.text, segment.images, processor, add_special_tokens=False)
+        return _Piece(segment, per_token, visual)
+    return _Piece(segment, {name: tensor[len(lead_L) :] for name, tensor in per_token.items()}, visual)
+
+
+def _after_images(text: str, processor: Any) -> str:
+    """What follows the last placeholder of an image, by any of the names that processors have for one."""
+    names = (getattr(processor, name, None) for name in ("image_token", "boi_token"))
+    for placeholder in (PLACEHOLDER, *(name for name in names if isinstance(name, str))):
+        text = text.rpartition(placeholder)[2]
+    return text
 
 
 def _processed(

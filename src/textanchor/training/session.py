@@ -1,6 +1,7 @@
 """What a method and the callbacks of a run may look at."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ class Session:
     workspace: Path
     """Folder of the run's checkpoints; what a method computed once may be kept here for a resumed run."""
     is_resumed: bool
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """Of `model` before the run and of the `data`, as run.json holds them."""
 
     @property
     def model(self) -> nn.Module:

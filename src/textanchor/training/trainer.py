@@ -24,6 +24,7 @@ from textanchor.training.collate import Collator
 from textanchor.training.config import PART_NAMES, PartsConfig, TrainingConfig
 from textanchor.training.features import FeatureCache
 from textanchor.training.hf import TokenCounter
+from textanchor.training.method import Batch
 from textanchor.training.sequences import IGNORED
 from textanchor.training.trainable import trained_parameters
 from textanchor.vlm.names import unwrapped
@@ -82,6 +83,7 @@ class AdaptTrainer(Trainer):
         label_only_logits: bool = True,
         features: FeatureCache | None = None,
         penalty: Callable[[], Tensor | float] | None = None,
+        batch_penalty: Callable[[Batch], Tensor] | None = None,
         held: Iterable[str] = (),
         tokens: TokenCounter | None = None,
         callbacks: Iterable[TrainerCallback] = (),
@@ -91,7 +93,7 @@ class AdaptTrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the labels of the whole step
         self.model_accepts_loss_kwargs = True  # makes the Trainer count those labels
         self.parts, self.rates, self.held = parts, rates, frozenset(held)
-        self.features, self.penalty = features, penalty
+        self.features, self.penalty, self.batch_penalty = features, penalty, batch_penalty
         self.label_only_logits = label_only_logits and takes_logits_to_keep(parts.model)
         if label_only_logits and not self.label_only_logits:
             name = type(unwrapped(parts.model)).__name__
@@ -109,19 +111,24 @@ class AdaptTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Cross-entropy summed over the batch's labels over the number of labels in the step, plus the penalty."""
+        """Cross-entropy summed over the batch's labels over the number of labels in the step, plus the penalties."""
         for module in self._frozen:
             module.eval()  # the Trainer calls model.train(): no dropout, no moving statistics in what does not learn
-        labels_BL = inputs["labels"]
-        with nullcontext() if self.features is None else self.features.lookup():
-            logits_KV = label_logits(
-                model, {k: v for k, v in inputs.items() if k != "labels"}, labels_BL, only=self.label_only_logits
-            )
+        labels_BL, rest = inputs["labels"], {name: value for name, value in inputs.items() if name != "labels"}
+
+        def forward() -> Tensor:
+            with nullcontext() if self.features is None else self.features.lookup():
+                return label_logits(model, rest, labels_BL, only=self.label_only_logits)
+
+        logits_KV = forward()
         targets_K = labels_BL[:, 1:][labels_BL[:, 1:] != IGNORED]
         num_items = len(targets_K) if num_items_in_batch is None else num_items_in_batch
         loss = F.cross_entropy(logits_KV.float(), targets_K, reduction="sum") / num_items
+        share = len(targets_K) / num_items  # of the step; the shares add up to 1
         if self.penalty is not None:
-            loss = loss + self.penalty() * (len(targets_K) / num_items)  # the shares of a step add up to 1
+            loss = loss + self.penalty() * share
+        if self.batch_penalty is not None:
+            loss = loss + self.batch_penalty(Batch(logits_KV, forward)) * share
         if not math.isfinite(loss.item()):
             raise ModelError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}; lower the learning rates, or raise "

@@ -1,16 +1,19 @@
-"""How far the trained weights have moved from where they started, on the merged weight where LoRA makes the update.
+"""How far the trained weights have moved from where they started, on the merged weight where an adapter makes the
+update.
 
 Shape legend: O outputs, I inputs of a linear, R rank.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from textanchor.training.trainable import trained_parameters
-from textanchor.vlm.names import base_parameters, peft_layers
+from textanchor.vlm.names import base_parameters, peft_layers, plain_parameters
 from textanchor.vlm.parts import VLMParts
 
 ADAPTER = "default"
@@ -29,16 +32,22 @@ class Update:
 
 
 class StartWeights:
-    """Copies of the tensors that are trained in full; a LoRA update needs none, because its base layer is the start."""
+    """Copies of the tensors that are trained in full; an adapter's update needs none, because its base layer stays.
+
+    Where an adapter starts at an update that is not zero (CorDA, LoRA-Null), that update was taken from its base layer
+    and is part of the start: it is kept, and changes count from base layer and it together.
+    """
 
     def __init__(self, parts: VLMParts):
         self.parts = parts
-        layers = peft_layers(parts.model)
+        plain = plain_parameters(parts.model)
         self.full = {
             name: parameter.detach().clone()
             for name, parameter in trained_parameters(parts.model).items()
-            if not any(name.startswith(f"{layer}.lora_") for layer in layers)
+            if name in plain
         }
+        first = {name: adapter_update(layer).detach() for name, layer in peft_layers(parts.model).items()}
+        self.first_updates = {name: update for name, update in first.items() if update.any()}
 
     @torch.no_grad()
     def updates(self) -> Iterator[Update]:
@@ -47,12 +56,55 @@ class StartWeights:
         for name, start in self.full.items():
             yield self._update(name, start, now[name] - start)
         for layer_name, layer in peft_layers(self.parts.model).items():
-            a_RI, b_OR, scaling = lora_factors(layer)
-            name = f"{layer_name}.weight"
-            yield self._update(name, now[name], scaling * (b_OR @ a_RI))
+            name, delta, start = f"{layer_name}.weight", adapter_update(layer), now[f"{layer_name}.weight"]
+            if layer_name in self.first_updates:
+                first = self.first_updates[layer_name]
+                delta, start = delta - first, start + first
+            yield self._update(name, start, delta)
+
+    @torch.no_grad()
+    def scale_updates(self, factors: Mapping[str, float]) -> None:
+        """W0 + factor (W - W0), with the factor of the part that each tensor belongs to; LoRA from zero only."""
+        now = base_parameters(self.parts.model)
+        for name, start in self.full.items():
+            now[name].copy_(start + factors[self.parts.part_of(name)] * (now[name] - start))
+        assert not self.first_updates  # no method that scales makes such adapters
+        for name, layer in peft_layers(self.parts.model).items():
+            _, b_OR, _ = lora_factors(layer)
+            b_OR.mul_(factors[self.parts.part_of(name)])
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within it the model is the one of the start, in eval mode; what was computed before can still go backward."""
+        now = base_parameters(self.parts.model)
+        trained: dict[str, Tensor] = {name: now[name].data for name in self.full}
+        scalings: list[tuple[Any, float]] = [
+            (layer.scaling, float(layer.scaling[ADAPTER]))  # pyright: ignore[reportIndexIssue, reportArgumentType]
+            for layer in peft_layers(self.parts.model).values()
+        ]
+        modes = {module: module.training for module in self.parts.model.modules()}
+        self.parts.model.eval()
+        for name, start in self.full.items():
+            now[name].data = start
+        for scaling, _ in scalings:
+            scaling[ADAPTER] = 0.0
+        try:
+            yield
+        finally:
+            for name, tensor in trained.items():
+                now[name].data = tensor
+            for scaling, value in scalings:
+                scaling[ADAPTER] = value
+            for module, mode in modes.items():
+                module.training = mode
 
     def _update(self, name: str, start: Tensor, delta: Tensor) -> Update:
         return Update(name, self.parts.part_of(name), delta, float(start.norm()), float((start + delta).norm()))
+
+
+def adapter_update(layer: nn.Module) -> Tensor:
+    """What a PEFT layer adds to the weight of its base layer, (O, I)."""
+    return layer.get_delta_weight(ADAPTER)  # pyright: ignore[reportCallIssue]
 
 
 def lora_factors(layer: nn.Module) -> tuple[Tensor, Tensor, float]:
