@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -54,14 +55,47 @@ def paired_difference(
     seed: int = 0,
 ) -> Interval:
     """Mean of after - before over items paired by id, with its bootstrap interval; DataError where ids do not match."""
+    differences = list(item_differences(before, after).values())
+    return bootstrap_interval(differences, level=level, num_draws=num_draws, seed=seed)
+
+
+def item_differences(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """After - before of every item; DataError where the two do not hold the same ids."""
     unmatched = sorted(before.keys() ^ after.keys())
     if unmatched:
         raise DataError(
             f"{len(unmatched)} of {len(before.keys() | after.keys())} item ids are in only one of the two runs "
             f"(first: {unmatched[0]!r}); paired scores need the same items, so evaluate both with the same suites"
         )
-    differences = [after[item_id] - before[item_id] for item_id in before]
-    return bootstrap_interval(differences, level=level, num_draws=num_draws, seed=seed)
+    return {item_id: after[item_id] - before[item_id] for item_id in before}
+
+
+def mean_over_groups(groups: Sequence[Mapping[str, float]]) -> Interval:
+    """Mean of the groups' means, each group with the same weight, with its bootstrap interval over items."""
+    total = sum(map(len, groups))
+    return bootstrap_interval(
+        [value * total / (len(groups) * len(group)) for group in groups for value in group.values()]
+    )
+
+
+def ratio_values(sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
+    """A value for each item whose mean is the ratio of the two sums and whose spread is the ratio's (delta method)."""
+    ratio = sum(sums.values()) / sum(counts.values())
+    mean_count = sum(counts.values()) / len(counts)
+    return {item: ratio + (sums[item] - ratio * counts[item]) / mean_count for item in sums}
+
+
+def wilson_interval(num_right: int, num_items: int, *, level: float = 0.95) -> Interval:
+    """Share of right answers with Wilson's score interval (1927), which is no point where all or none are right."""
+    if not 0 <= num_right <= num_items or num_items == 0:
+        raise DataError(
+            f"a share needs at least one item and no more right ones than items: {num_right} of {num_items}"
+        )
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share = num_right / num_items
+    centre = (share + z**2 / (2 * num_items)) / (1 + z**2 / num_items)
+    half = z / (1 + z**2 / num_items) * (share * (1 - share) / num_items + z**2 / (4 * num_items**2)) ** 0.5
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
 
 
 def interpolate_at_level(levels: Sequence[float], values: Sequence[float], level: float) -> float | None:

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textanchor.data.items import Conversation, Turn
-from textanchor.data.json_rows import data_file, read_rows
+from textanchor.data.items import PLACEHOLDER, Conversation, Turn
+from textanchor.data.json_rows import data_file, image_path, noting, read_rows, shown
 from textanchor.errors import DataError
 
-PLACEHOLDER = "<image>"
 ROLES = {
     "human": "user",
     "user": "user",
@@ -22,6 +21,7 @@ ROLES = {
     "model": "assistant",
     "system": "system",
 }
+MESSAGE_KEYS = ("conversations", "messages")
 UNSUPPORTED_KEYS = ("video", "videos", "audio", "audios")
 PATH_KEYS = ("image", "path", "url")
 
@@ -34,22 +34,35 @@ class _Message:
     """Of each image part its path, None where the row's list of images has it."""
 
 
-def read_conversations(path: Path | str, image_folder: Path | str | None = None) -> list[Conversation]:
+def read_conversations(
+    path: Path | str, image_folder: Path | str | None = None, *, problems: list[str] | None = None
+) -> list[Conversation]:
     """All conversations of a JSON or JSONL file, or of the one such file in a folder.
 
     Image paths are relative to `image_folder` (default: the folder of the file), must exist and may not leave it.
-    DataError names file, line or record, what was expected and the way out.
+    DataError names file, line or record, what was expected and the way out; with a list of `problems`, that text is
+    added to it instead and the row is left out.
     """
     file = data_file(Path(path))
     folder = Path(image_folder) if image_folder is not None else file.parent
     if not folder.is_dir():
         raise DataError(f"{folder}: no such image folder; give the folder that the image paths in {file} begin from")
-    return [_conversation(place, row, folder, number) for number, (place, row) in enumerate(read_rows(file), start=1)]
+    conversations = []
+    for number, (place, row) in enumerate(read_rows(file, problems), start=1):
+        with noting(problems):
+            conversations.append(conversation(place, row, folder, number))
+    return conversations
 
 
-def _conversation(place: str, row: dict[str, Any], folder: Path, number: int) -> Conversation:
+def is_conversation(row: dict[str, Any]) -> bool:
+    """Whether the row holds messages."""
+    return any(key in row for key in MESSAGE_KEYS)
+
+
+def conversation(place: str, row: dict[str, Any], folder: Path, number: int) -> Conversation:
+    """The conversation in a row; DataError naming the place, what was expected and the way out."""
     if "id" in row and not isinstance(row["id"], str | int):
-        raise DataError(f"{place}, key 'id': expected text or a whole number, found {_shown(row['id'])}")
+        raise DataError(f"{place}, key 'id': expected text or a whole number, found {shown(row['id'])}")
     if unsupported := [key for key in UNSUPPORTED_KEYS if row.get(key)]:
         raise DataError(f"{place}: has {', '.join(unsupported)}, but only images can be read; leave the row out")
     messages = _messages(place, row)
@@ -62,7 +75,7 @@ def _conversation(place: str, row: dict[str, Any], folder: Path, number: int) ->
             f"{place}: {marked} {PLACEHOLDER} placeholders for {len(sources)} images; write one for each image, or "
             "none to put all images first"
         )
-    images = tuple(_image_path(place, name, folder) for name in sources)
+    images = tuple(image_path(place, name, folder) for name in sources)
     return Conversation(id=str(row.get("id", f"row-{number}")), turns=turns, images=images, system=system)
 
 
@@ -74,12 +87,12 @@ def _system(place: str, row: dict[str, Any], messages: list[_Message]) -> tuple[
             raise DataError(f"{place}: a system text both under 'system' and as first message; keep one of them")
         system, messages = messages[0].text, messages[1:]
     if system is not None and (not isinstance(system, str) or PLACEHOLDER in system):
-        raise DataError(f"{place}: expected a system text without images, found {_shown(system)}")
+        raise DataError(f"{place}: expected a system text without images, found {shown(system)}")
     return system or None, messages
 
 
 def _messages(place: str, row: dict[str, Any]) -> list[_Message]:
-    keys = [key for key in ("conversations", "messages") if key in row]
+    keys = [key for key in MESSAGE_KEYS if key in row]
     if len(keys) != 1:
         found = "both" if keys else f"keys {', '.join(map(str, row)) or 'none'}"
         raise DataError(
@@ -88,7 +101,7 @@ def _messages(place: str, row: dict[str, Any]) -> list[_Message]:
         )
     messages = row[keys[0]]
     if not isinstance(messages, list) or not messages:
-        raise DataError(f"{place}, key {keys[0]!r}: expected a list of messages, found {_shown(messages)}")
+        raise DataError(f"{place}, key {keys[0]!r}: expected a list of messages, found {shown(messages)}")
     return [_message(f"{place}, {keys[0]}[{i}]", message) for i, message in enumerate(messages)]
 
 
@@ -97,16 +110,16 @@ def _message(place: str, message: Any) -> _Message:
     keys = next((pair for pair in pairs if isinstance(message, dict) and set(pair) <= message.keys()), None)
     if keys is None:
         raise DataError(
-            f"{place}: expected an object with 'from' and 'value', or 'role' and 'content', found {_shown(message)}"
+            f"{place}: expected an object with 'from' and 'value', or 'role' and 'content', found {shown(message)}"
         )
     role, content = message[keys[0]], message[keys[1]]
     if not isinstance(role, str) or role not in ROLES:
-        raise DataError(f"{place}, key {keys[0]!r}: expected one of {', '.join(ROLES)}, found {_shown(role)}")
+        raise DataError(f"{place}, key {keys[0]!r}: expected one of {', '.join(ROLES)}, found {shown(role)}")
     if isinstance(content, str):
         return _Message(ROLES[role], content)
     if isinstance(content, list):
         return _from_parts(place, ROLES[role], content)
-    raise DataError(f"{place}, key {keys[1]!r}: expected text or a list of parts, found {_shown(content)}")
+    raise DataError(f"{place}, key {keys[1]!r}: expected text or a list of parts, found {shown(content)}")
 
 
 def _from_parts(place: str, role: str, parts: list[Any]) -> _Message:
@@ -118,12 +131,12 @@ def _from_parts(place: str, role: str, parts: list[Any]) -> _Message:
         elif kind == "image":
             names = [part[key] for key in PATH_KEYS if part.get(key) is not None]
             if len(names) > 1 or not all(isinstance(name, str) for name in names):
-                raise DataError(f"{place}, part {i}: expected at most one path of an image file, found {_shown(part)}")
+                raise DataError(f"{place}, part {i}: expected at most one path of an image file, found {shown(part)}")
             texts.append(PLACEHOLDER)
             images.append(names[0] if names else None)
         else:
             raise DataError(
-                f"{place}, part {i}: expected type 'text' with text under 'text', or type 'image', found {_shown(part)}"
+                f"{place}, part {i}: expected type 'text' with text under 'text', or type 'image', found {shown(part)}"
             )
     return _Message(role, "".join(texts), tuple(images))
 
@@ -136,7 +149,7 @@ def _image_names(place: str, row: dict[str, Any], messages: list[_Message]) -> l
     listed = given[0] if given else []
     listed = [listed] if isinstance(listed, str) else listed
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        raise DataError(f"{place}: expected the path of an image, or a list of paths, found {_shown(listed)}")
+        raise DataError(f"{place}: expected the path of an image, or a list of paths, found {shown(listed)}")
     inline = [name for message in messages for name in message.images if name is not None]
     if not inline:
         return listed
@@ -162,26 +175,3 @@ def _turns(place: str, messages: list[_Message]) -> tuple[Turn, ...]:
             what = f"holds {PLACEHOLDER}" if answer.text.strip() else "is empty"
             raise DataError(f"{place}, answer {i + 1}: {what}; an answer is text that the model shall learn to write")
     return tuple(Turn(question=q.text, answer=a.text) for q, a in zip(questions, answers, strict=True))
-
-
-def _image_path(place: str, name: str, folder: Path) -> Path:
-    """Existing file below `folder`, links followed; DataError otherwise."""
-    if "://" in name or name.startswith("data:"):
-        raise DataError(f"{place}: image {_shown(name)} is no file; download it and give its path")
-    try:
-        resolved = (folder / name).resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a null character, a loop of links
-        raise DataError(f"{place}: image {_shown(name)} is no path ({error})") from error
-    if Path(name).is_absolute() or not resolved.is_relative_to(folder.resolve()):
-        raise DataError(
-            f"{place}: image {_shown(name)} leads out of the image folder {folder}; give a path relative to it, or "
-            "name another image folder"
-        )
-    if not resolved.is_file():
-        raise DataError(f"{place}: image {_shown(name)} is not in the image folder {folder}; name the right folder")
-    return resolved
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

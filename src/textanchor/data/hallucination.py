@@ -17,6 +17,21 @@ import numpy as np
 
 from textanchor.errors import DataError
 
+_ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub")
+COMPOUNDS: dict[str, str | None] = {
+    **{f"{age} {animal}": animal for animal in _ANIMALS for age in ("baby", "adult")},
+    "passenger jet": "jet",
+    "passenger train": "train",
+    "bow tie": "tie",
+    "toilet seat": "toilet",
+    "home plate": None,
+    "train track": None,
+}
+"""Phrase -> the word that names its object, or None where it names none of the things that its words name alone.
+
+A baby elephant is no person, although "baby" is one in the COCO list (CHAIR's own script has these rules).
+"""
+
 Strategy = Literal["random", "popular", "adversarial"]
 STRATEGIES: tuple[Strategy, ...] = ("random", "popular", "adversarial")
 
@@ -92,9 +107,13 @@ def shared_words(absent: str, present: str) -> float:
 
 @dataclass(frozen=True)
 class ObjectVocabulary:
-    """Objects by name, each with its synonyms; plural forms need not be listed."""
+    """Objects by name, each with its synonyms; plural forms need not be listed, and `COMPOUNDS` are known."""
 
     synonyms: Mapping[str, Sequence[str]]
+
+    def plain(self) -> dict[str, list[str]]:
+        """The synonyms as lists, for a hash or a file."""
+        return {name: list(phrases) for name, phrases in self.synonyms.items()}
 
     @classmethod
     def load(cls, path: Path | str) -> "ObjectVocabulary":
@@ -112,16 +131,21 @@ class ObjectVocabulary:
         return cls(synonyms)
 
     @cached_property
-    def forms(self) -> dict[tuple[str, ...], str]:
-        """Every phrase that names an object, as words, with the object; listed phrases go before derived plurals."""
-        listed: dict[tuple[str, ...], str] = {}
+    def forms(self) -> dict[tuple[str, ...], str | None]:
+        """Every phrase that names an object, as words, with the object, or None for compounds that name none.
+
+        Listed phrases go before compounds, and those before derived plurals.
+        """
+        listed: dict[tuple[str, ...], str | None] = {}
         for name, synonyms in self.synonyms.items():
             for phrase in (name, *synonyms):
                 words = tuple(_words(phrase))
                 if listed.setdefault(words, name) != name:
                     raise DataError(f"the phrase {phrase!r} names both {listed[words]!r} and {name!r}; remove one")
-        plurals = {(*words[:-1], plural): name for words, name in listed.items() for plural in plural_forms(words[-1])}
-        return plurals | listed
+        compounds = {tuple(phrase.split()): listed.get((head or "",)) for phrase, head in COMPOUNDS.items()}
+        forms = compounds | listed
+        plurals = {(*words[:-1], plural): name for words, name in forms.items() for plural in plural_forms(words[-1])}
+        return plurals | forms
 
     def mentions(self, text: str) -> list[str]:
         """Objects in the order in which the text names them, with repeats; of phrases at one place the longest counts.
@@ -136,7 +160,7 @@ class ObjectVocabulary:
             if length is not None:
                 found.append(forms[tuple(words[i : i + length])])
             i += length or 1
-        return found
+        return [name for name in found if name is not None]
 
 
 def plural_forms(noun: str) -> set[str]:

@@ -14,6 +14,18 @@ MAX_IMAGE_PIXELS = 50_000_000
 """Largest width x height that is decoded; a crafted file could otherwise fill the memory."""
 
 
+PLACEHOLDER = "<image>"
+"""Marks the place of an image in a question of a file, whatever token a model itself uses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One question and its answer."""
+
+    question: str
+    answer: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Item:
     """One question about at most one image, with its gold answer and, for closed tasks, all candidate answers."""
@@ -28,14 +40,11 @@ class Item:
     """Items with the same `image_id` show the same image, so that its features are computed once."""
     objects: tuple[str, ...] = ()
     """Names of everything that is in the image, where that is known exactly."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Turn:
-    """One question and its answer."""
-
-    question: str
-    answer: str
+    references: tuple[str, ...] = ()
+    """Other people's captions of the image, where the answer is one."""
+    system: str | None = None
+    history: tuple[Turn, ...] = ()
+    """Turns before the question; `<image>` in a question marks the place of the image, else it comes first."""
 
 
 @dataclass(frozen=True, kw_only=True)

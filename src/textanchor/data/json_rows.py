@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +33,41 @@ def data_file(path: Path) -> Path:
     return path / found[0]
 
 
-def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+@contextmanager
+def noting(problems: list[str] | None) -> Iterator[None]:
+    """A DataError inside becomes one of the problems, where there is a list of them; otherwise it is raised."""
+    try:
+        yield
+    except DataError as error:
+        if problems is None:
+            raise
+        problems.append(str(error))
+
+
+def read_rows(file: Path, problems: list[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, row) of every row: objects of a JSON array, or one object on each line, whatever the suffix says.
 
-    DataError, naming the place, for a file that cannot be read, text that is not JSON and rows that are no objects.
+    DataError, naming the place, for a file that cannot be read, text that is not JSON and rows that are no objects;
+    with a list of `problems`, what is wrong with single rows is added to it and the row is left out.
     """
     text = _text(file)
     if text.lstrip().startswith("["):
-        rows = ((f"{file}, record {i}", row) for i, row in enumerate(_parsed(str(file), text), start=1))
-    else:
-        # not splitlines: JSON strings may hold U+2028 and other characters that it would break at
-        lines = ((f"{file}, line {i}", line) for i, line in enumerate(text.split("\n"), start=1) if line.strip())
-        rows = ((place, _parsed(place, line)) for place, line in lines)
-    for place, row in rows:
-        if not isinstance(row, dict):
-            raise DataError(f"{place}: expected a JSON object, found {json.dumps(row)[:60]}")
-        yield place, row
+        for i, row in enumerate(_parsed(str(file), text), start=1):
+            with noting(problems):
+                yield _object(f"{file}, record {i}", row)
+        return
+    # not splitlines: JSON strings may hold U+2028 and other characters that it would break at
+    for i, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            place = f"{file}, line {i}"
+            with noting(problems):
+                yield _object(place, _parsed(place, line))
+
+
+def _object(place: str, row: Any) -> tuple[str, dict[str, Any]]:
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: expected a JSON object, found {json.dumps(row)[:60]}")
+    return place, row
 
 
 def _text(file: Path) -> str:
@@ -70,3 +90,27 @@ def _parsed(place: str, text: str) -> Any:
         ) from error
     except (ValueError, RecursionError) as error:  # an absurdly long number, absurdly deep brackets
         raise DataError(f"{place}: JSON that cannot be read ({error}); mend or remove this part") from error
+
+
+def image_path(place: str, name: str, folder: Path) -> Path:
+    """Existing file below `folder`, links followed; DataError otherwise."""
+    if "://" in name or name.startswith("data:"):
+        raise DataError(f"{place}: image {shown(name)} is no file; download it and give its path")
+    try:
+        resolved = (folder / name).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a null character, a loop of links
+        raise DataError(f"{place}: image {shown(name)} is no path ({error})") from error
+    if Path(name).is_absolute() or not resolved.is_relative_to(folder.resolve()):
+        raise DataError(
+            f"{place}: image {shown(name)} leads out of the image folder {folder}; give a path relative to it, or "
+            "name another image folder"
+        )
+    if not resolved.is_file():
+        raise DataError(f"{place}: image {shown(name)} is not in the image folder {folder}; name the right folder")
+    return resolved
+
+
+def shown(value: Any) -> str:
+    """The value as an error shows it: cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -113,4 +113,7 @@ def ask(scene: Scene, task: str, rng: np.random.Generator, *, id: str) -> Item |
         return None
     question, answer, choices = asked
     names = tuple(thing.name for thing in scene.objects)
-    return Item(id=id, task=task, question=question, answer=answer, choices=choices, objects=names)
+    references = (answer,) if task == "caption" else ()
+    return Item(
+        id=id, task=task, question=question, answer=answer, choices=choices, objects=names, references=references
+    )

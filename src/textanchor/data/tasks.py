@@ -6,11 +6,13 @@ part (its "validation" shares images with "train", and is not used to report any
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Literal
 
 import numpy as np
 
 from textanchor.data import digits, easy_vqa
+from textanchor.data.balance import balanced as in_balance
 from textanchor.data.items import Conversation, Item, Turn
 from textanchor.data.photographs import photograph_item
 from textanchor.data.scene_questions import SCENE_TASKS, ask
@@ -84,11 +86,15 @@ TASKS: dict[str, Callable[[Split, int], Iterator[Item]]] = {
 }
 
 
-def load_items(task: str, *, split: Split, num_items: int, seed: int = 0) -> list[Item]:
-    """The first `num_items` single questions of the task; raises ConfigError for an unknown task or too few items."""
+def load_items(task: str, *, split: Split, num_items: int, seed: int = 0, balanced: bool = False) -> list[Item]:
+    """The first `num_items` single questions of the task; raises ConfigError for an unknown task or too few items.
+
+    With `balanced`, every kind of question and every answer comes equally often (`textanchor.data.balance`).
+    """
     if task not in TASKS:
         raise ConfigError(f"unknown task {task!r}; the tasks are {', '.join(TASKS)}")
-    items = [item for item, _ in zip(TASKS[task](split, seed), range(num_items), strict=False)]
+    stream = TASKS[task](split, seed)
+    items = list(islice(in_balance(stream) if balanced else stream, num_items))
     if len(items) < num_items:
         raise ConfigError(f"task {task!r}, split {split!r}: only {len(items)} items, {num_items} were asked for")
     return items

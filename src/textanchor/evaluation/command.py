@@ -1,32 +1,50 @@
 """What `textanchor evaluate` runs, and the table that it prints."""
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from textanchor.errors import DataError, TextanchorError
+from textanchor.config import to_dict
+from textanchor.errors import ConfigError, DataError, TextanchorError
+from textanchor.evaluation.generated import summarise_generated
+from textanchor.evaluation.language.summary import language_lines
 from textanchor.evaluation.registry import load_suites
+from textanchor.evaluation.retention_report import Run, retention_report
+from textanchor.evaluation.retention_table import retention_table
 from textanchor.evaluation.run import evaluate_to_folder, read_scores
-from textanchor.evaluation.suite import AbstractSuite
+from textanchor.evaluation.suite import AbstractSuite, SuiteOptions
 from textanchor.evaluation.suites.closed import ClosedSuite
-from textanchor.evaluation.summarise import change, summarise
+from textanchor.evaluation.suites.language import LanguageSuite
+from textanchor.evaluation.suites.text import TextSuite
+from textanchor.evaluation.summarise import summarise
+from textanchor.files import cache_dir, read_json, write_json
 from textanchor.records import RunRecord, Score
-from textanchor.vlm.loading import load_vlm
+from textanchor.report.retention import build_retention_page, check_retention
+from textanchor.vlm.loading import EMBEDDED, load_vlm
+
+CACHE = "evaluations"
+RETENTION, RETENTION_PAGE = "retention.json", "retention.html"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A finished evaluation; printed, it is a table with the change against the baseline, where there is one."""
+    """A finished evaluation; printed, it is a table, and with a baseline one of what was kept and lost since then."""
 
     folder: Path
     record: RunRecord
-    baseline: list[Score] | None
+    retention: dict[str, Any] | None
+    """Content of retention.json, where there is a baseline."""
 
     def __str__(self) -> str:
         summary = summarise(self.record.scores)
-        lines = _task_lines(summary["tasks"], self.record.scores, self.baseline)
+        lines = _task_lines(summary["tasks"])
         lines += [line for key, write in _OTHERS.items() if key in summary for line in write(summary[key])]
+        lines += _generated_lines(summarise_generated(self.record.scores))
+        lines += _malformed_lines(self.record.extra["malformed_rows"])
+        if self.retention is not None:
+            lines += ["", retention_table(self.retention)]
         return "\n".join([*lines, "", f"rows, summary and record: {self.folder}"])
 
 
@@ -34,54 +52,107 @@ def evaluate_named(
     model: str | Path,
     suite_names: Sequence[str],
     *,
-    num_items: int,
+    num_items: int | None = None,
     seed: int = 0,
     out: Path,
-    baseline: Path | None = None,
+    baselines: Sequence[Path] = (),
+    tuned: Sequence[str] = (),
+    against: Path | None = None,
+    base: str | Path | None = None,
+    options: SuiteOptions | None = None,
+    use_cache: bool = True,
     progress: bool = True,
 ) -> Evaluation:
-    """Evaluate a model on suites, both by name, into the folder `out`; `baseline` is the folder of an earlier one."""
-    suites = load_suites(suite_names, num_items=num_items, seed=seed)
-    before = None
-    if baseline is not None:
-        if baseline.resolve() == out.resolve():
-            raise TextanchorError(f"{out}: is the baseline itself; choose another output folder")
-        before = read_scores(baseline)
-        _require_same_items(suites, before, baseline)
+    """Evaluate a model on suites, both by name, into the folder `out`.
+
+    With folders of earlier evaluations, from the first to the last, as `baselines`, also retention.json and its page
+    (`retention_report`, which says what `tuned` and `against`, the folder of another method's evaluation, are).
+    The text suite measures the divergence from `base`: a model by name, for "embedded" its language model as published
+    unless given. What was computed is kept in the user's cache, unless it is not to be used.
+    """
+    suites = load_suites(suite_names, num_items=num_items, seed=seed, options=options)
+    before = [Run(folder.name, _read_baseline(folder, suites, out)) for folder in baselines]
+    other = None if against is None else _read_other(against, before)
+    _require_known(tuned, suites, before)
     config = {"model": str(model), "suites": list(suite_names), "num_items": num_items, "seed": seed}
+    config |= {"base": None if base is None else str(base), "options": to_dict(options or SuiteOptions())}
+    if progress:
+        for suite in suites:
+            if isinstance(suite, LanguageSuite):
+                print(suite.counts(), file=sys.stderr)
     loaded, processor = load_vlm(model)
+    suites = _with_base(suites, model, base)
+    cache = cache_dir() / CACHE if use_cache else None
     record = evaluate_to_folder(
-        loaded, processor, suites, out, name=str(model), seed=seed, config=config, progress=progress
+        loaded, processor, suites, out, name=str(model), seed=seed, config=config, cache=cache, progress=progress
     )
-    return Evaluation(out, record, before)
+    if not before:
+        return Evaluation(out, record, None)
+    retention = retention_report([*before, Run(out.name, record.scores)], tuned=tuned, against=other)
+    write_json(out / RETENTION, retention)
+    build_retention_page(retention, out / RETENTION_PAGE)
+    return Evaluation(out, record, retention)
+
+
+def _read_baseline(folder: Path, suites: Sequence[AbstractSuite], out: Path) -> list[Score]:
+    if folder.resolve() == out.resolve():
+        raise TextanchorError(f"{out}: is the baseline itself; choose another output folder")
+    before = read_scores(folder)
+    _require_same_items(suites, before, folder)
+    return before
+
+
+def _read_other(folder: Path, before: Sequence[Run]) -> dict[str, Any]:
+    if not before:
+        raise ConfigError("--against compares what was kept since a baseline; give that with --baseline")
+    return check_retention(read_json(folder / RETENTION), source=str(folder / RETENTION))
+
+
+def _require_known(tuned: Sequence[str], suites: Sequence[AbstractSuite], before: Sequence[Run]) -> None:
+    if tuned and not before:
+        raise ConfigError("--tuned says what was learned since a baseline; give that with --baseline")
+    for name in tuned:
+        if name not in {suite.name for suite in suites}:
+            raise ConfigError(f"--tuned {name}: not evaluated here; {', '.join(suite.name for suite in suites)} are")
+
+
+def _with_base(suites: Sequence[AbstractSuite], model: str | Path, base: str | Path | None) -> list[AbstractSuite]:
+    """The suites, those of text with the base model, where there is one."""
+    if not any(isinstance(suite, TextSuite) for suite in suites) or (base is None and model != EMBEDDED):
+        return list(suites)
+    if base is not None:
+        loaded, _ = load_vlm(base)
+    else:
+        from textanchor.vlm.embedded import assemble  # reads the published weights
+
+        loaded, _ = assemble()
+    return [replace(suite, base=loaded) if isinstance(suite, TextSuite) else suite for suite in suites]
 
 
 def _require_same_items(suites: Sequence[AbstractSuite], before: Sequence[Score], baseline: Path) -> None:
     """Found out before the evaluation, not when its table is written."""
     for suite in suites:
         then = {score.item_id for score in before if score.suite == suite.name}
-        if isinstance(suite, ClosedSuite) and then and then != {item.id for item in suite.items}:
+        if isinstance(suite, ClosedSuite | LanguageSuite) and then and then != _item_ids(suite):
             raise DataError(
                 f"{baseline}: its suite {suite.name!r} holds other items than this one, so the two cannot be paired; "
                 "give the same --num-items and --seed as for the baseline"
             )
 
 
-def _task_lines(
-    tasks: dict[str, dict[str, Any]], scores: Sequence[Score], baseline: Sequence[Score] | None
-) -> list[str]:
+def _item_ids(suite: ClosedSuite | LanguageSuite) -> set[str]:
+    return set(suite.item_ids) if isinstance(suite, LanguageSuite) else {item.id for item in suite.items}
+
+
+def _task_lines(tasks: dict[str, dict[str, Any]]) -> list[str]:
     if not tasks:
         return []
-    known = {score.suite for score in baseline or ()}
     header = f"{'task':<14}{'items':>6}  {'accuracy':<22}{'gold nats':<22}{'majority':>9}{'blind':>7}"
-    lines = [header + ("  accuracy change, gold nats change" if baseline is not None else "")]
+    lines = [header]
     for name, task in tasks.items():
         accuracy = _written(task["accuracy"]) if "accuracy" in task else "-"
         line = f"{name:<14}{task['num_items']:>6}  {accuracy:<22}{_written(task['gold_nats']):<22}"
         line += f"{_share(task.get('majority')):>9}{_share(task['blind']):>7}"
-        if baseline is not None and name in known:
-            metrics = ["correct", "gold_nats"] if "accuracy" in task else ["gold_nats"]
-            line += "  " + ", ".join(str(change(baseline, scores, name, metric)) for metric in metrics)
         lines.append(line)
     return lines
 
@@ -106,11 +177,36 @@ def _chair_lines(chair: dict[str, Any]) -> list[str]:
 
 def _text_lines(text: dict[str, Any]) -> list[str]:
     line = f"text: {_written(text['cross_entropy'])} nats for each of {text['num_tokens']} tokens"
-    kl = f", KL to the base {_written(text['kl_to_base'])}" if "kl_to_base" in text else ""
+    kl = f", KL to the base {_written(text['kl_to_base'])}" if "kl_to_base" in text else "; --base gives the KL to it"
     return ["", line + kl]
 
 
-_OTHERS = {"pope": _pope_lines, "chair": _chair_lines, "text": _text_lines}
+def _generated_lines(generated: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{name}, free answers: accuracy {_written(free['accuracy'])}, strictly read "
+        f"{_written(free['strict_accuracy'])}, unparsed {_share(free['unparsed'])}"
+        for name, free in generated.get("free_answers", {}).items()
+    ]
+    lines += [
+        f"{name}: CIDEr-D {_written(captions['cider_d'])} of 10"
+        for name, captions in generated.get("captions", {}).items()
+    ]
+    return ["", *lines] if lines else []
+
+
+def _malformed_lines(malformed: dict[str, list[str]]) -> list[str]:
+    """How many rows of the user's files were left out, and which."""
+    suites: dict[tuple[str, ...], list[str]] = {}
+    for suite, problems in malformed.items():  # suites of one file share what is wrong with it
+        suites.setdefault(tuple(problems), []).append(suite)
+    return [
+        line
+        for problems, names in suites.items()
+        for line in ("", f"{', '.join(names)}: left out {len(problems)} malformed rows", *(f"  {p}" for p in problems))
+    ]
+
+
+_OTHERS = {"pope": _pope_lines, "chair": _chair_lines, "text": _text_lines, "language": language_lines}
 
 
 def _written(interval: dict[str, float]) -> str:

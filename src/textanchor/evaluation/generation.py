@@ -1,13 +1,15 @@
 """Greedy answers, generated side by side."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from textanchor.data.items import Item, open_image
+from textanchor.data.items import ImageSource, Item, open_image
 from textanchor.evaluation.prompting import adds_special_tokens, render_prompt, tokenizer_of
-from textanchor.evaluation.suite import EvaluationOptions, measuring
+from textanchor.evaluation.suite import EvaluationOptions, image_hash, measuring
+from textanchor.files import sha256_of_json
 from textanchor.vlm.names import unwrapped
 
 
@@ -35,21 +37,32 @@ def generate_answers(
             indices.sort(key=lambda i: -len(prompts[i]))
             for start in range(0, len(indices), options.batch_size):
                 batch = indices[start : start + options.batch_size]
-                images = [items[i].image for i in batch] if with_image else None
-                texts = _generate(model, processor, [prompts[i] for i in batch], images, max_new_tokens)
+                images = [items[i].image for i in batch] if with_image else [None] * len(batch)
+                keys = partial(_keys, [prompts[i] for i in batch], images, max_new_tokens)
+                texts = options.known(keys)
+                if texts is None:
+                    texts = _generate(model, processor, [prompts[i] for i in batch], images, max_new_tokens)
+                    options.keep(lambda keys=keys, texts=texts: dict(zip(keys(), texts, strict=True)))
                 answers.update(zip(batch, texts, strict=True))
                 options.finished(len(batch))
     return [answers[i] for i in range(len(items))]
 
 
+def _keys(prompts: Sequence[str], images: Sequence[ImageSource | None], max_new_tokens: int) -> list[str]:
+    """SHA-256 of what is asked for each answer."""
+    shown = [image and image_hash(image) for image in images]
+    return [sha256_of_json([*pair, max_new_tokens]) for pair in zip(prompts, shown, strict=True)]
+
+
 def _generate(
-    model: nn.Module, processor: Any, prompts: Sequence[str], images: Sequence[Any] | None, max_new_tokens: int
+    model: nn.Module, processor: Any, prompts: Sequence[str], images: Sequence[ImageSource | None], max_new_tokens: int
 ) -> list[str]:
     from transformers import GenerationConfig
 
     plain: Any = unwrapped(model)
     tokenizer = tokenizer_of(processor)
-    visual = {} if images is None else {"images": [[open_image(image)] for image in images]}
+    shown = [[open_image(image)] for image in images if image is not None]
+    visual = {"images": shown} if shown else {}
     inputs = processor(
         text=list(prompts),
         **visual,

@@ -1,4 +1,4 @@
-"""Free answers to yes-or-no questions: read strictly and leniently, and the POPE metrics of what was read.
+"""Free answers, read strictly and leniently, and the POPE metrics of what was read.
 
 lmms-eval counts the ground truth's yes-ratio and scores "Yes." as wrong; here every number is of the predictions.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 _STRICT = re.compile(r"\W*(yes|no)\W*", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?\n]+(?:\s|$)")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
+_ANY_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _YES = {"yes", "yeah", "yep"}
 _NO = {"no", "nope"}
 _NEGATIONS = {"not", "no", "none", "never", "cannot", "neither", "nothing"}
@@ -39,6 +40,54 @@ def parse_yes_no(answer: str) -> bool | None:
     if _YES & set(words) or _AFFIRMATIONS.search(sentence):
         return True
     return None
+
+
+def parse_choice_strictly(answer: str, choices: Sequence[str]) -> str | None:
+    """The choice that the whole answer is, whatever its case and the punctuation around it; otherwise None."""
+    plain = _plain(answer)
+    return next((choice for choice in choices if _plain(choice) == plain), None)
+
+
+def parse_choice(answer: str, choices: Sequence[str]) -> str | None:
+    """The one choice that the first sentence of the answer names as whole words; None where it names none or several.
+
+    A choice inside a longer one that is named does not count ("dog" in "hot dog"). Of yes and no, `parse_yes_no`
+    decides.
+    """
+    if {_plain(choice) for choice in choices} == {"yes", "no"}:
+        said = parse_yes_no(answer)
+        return None if said is None else next(c for c in choices if (_plain(c) == "yes") is said)
+    sentence = f" {_first_sentence(answer)} "
+    named = []
+    for choice in sorted(choices, key=len, reverse=True):
+        phrase = f" {_plain(choice)} "
+        if phrase in sentence:
+            named.append(choice)
+            sentence = sentence.replace(phrase, " | ")
+    return named[0] if len(named) == 1 else None
+
+
+def names_answer(answer: str, gold: str) -> bool:
+    """Whether the first sentence of a free answer holds the gold answer as whole words."""
+    return bool(_plain(gold)) and f" {_plain(gold)} " in f" {_first_sentence(answer)} "
+
+
+def equals_answer(answer: str, gold: str) -> bool:
+    """Whether a free answer is the gold answer, whatever its case and punctuation."""
+    return _plain(answer) == _plain(gold)
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words: runs of letters and digits, with an apostrophe inside."""
+    return _ANY_WORD.findall(text.replace("\u2019", "'").lower())
+
+
+def _plain(text: str) -> str:
+    return " ".join(words(text))
+
+
+def _first_sentence(text: str) -> str:
+    return _plain(_SENTENCE_END.split(text.strip(), maxsplit=1)[0])
 
 
 @dataclass(frozen=True)

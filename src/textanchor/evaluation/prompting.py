@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from textanchor.data.items import ImageSource, Item
+from textanchor.data.items import PLACEHOLDER, ImageSource, Item
 from textanchor.errors import DataError, ModelError
+from textanchor.evaluation.suite import image_hash
+from textanchor.files import sha256_of_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,11 @@ class EncodedItem:
     adds_special_tokens: bool
     """Whether the tokenizer has to add the beginning of the text, because the chat template does not write it."""
 
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of what is asked."""
+        return sha256_of_json([self.texts, self.image and image_hash(self.image)])
+
 
 def tokenizer_of(processor: Any) -> Any:
     """The tokenizer of a processor; a tokenizer itself."""
@@ -43,18 +51,47 @@ def render_prompt(processor: Any, item: Item, *, blind: bool = False) -> str:
             f"{type(processor).__name__} has no chat template, so questions cannot be written as this model expects; "
             "set processor.chat_template to the template of the model"
         )
-    content: list[dict[str, str]] | str = [{"type": "text", "text": item.question}]
-    if getattr(processor, "image_processor", None) is None:
-        if item.image is not None and not blind:
-            raise ModelError(
-                f"item {item.id}: it has an image, but {type(processor).__name__} takes none; "
-                "give the processor of the vision-language model"
-            )
-        content = item.question  # templates of text-only models know no content parts
-    elif item.image is not None and not blind:
-        content = [{"type": "image"}, *content]
-    messages = [{"role": "user", "content": content}]
+    shown = item.image is not None and not blind
+    takes_images = getattr(processor, "image_processor", None) is not None
+    if shown and not takes_images:
+        raise ModelError(
+            f"item {item.id}: it has an image, but {type(processor).__name__} takes none; "
+            "give the processor of the vision-language model"
+        )
+    messages = _messages(item, shown=shown)
+    if not takes_images:  # templates of text-only models know no content parts
+        messages = [{**m, "content": "".join(part["text"] for part in m["content"])} for m in messages]
     return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
+def _messages(item: Item, *, shown: bool) -> list[dict[str, Any]]:
+    """System text, earlier turns and the question as content parts; DataError where the image has two places."""
+    questions = [*(turn.question for turn in item.history), item.question]
+    if sum(question.count(PLACEHOLDER) for question in questions) > 1:
+        raise DataError(
+            f"item {item.id}: {PLACEHOLDER} stands more than once, but an item has one image; mend the item"
+        )
+    marked = any(PLACEHOLDER in question for question in questions)
+    messages = [] if item.system is None else [_message("system", [_text(item.system)])]
+    for number, question in enumerate(questions):
+        content = [{"type": "image"}] if shown and not marked and number == 0 else []
+        before, mark, after = question.partition(PLACEHOLDER)
+        content += [_text(before.strip() if mark else before)] if before.strip() else []
+        if mark:
+            content += [{"type": "image"}] if shown else []
+            content += [_text(after.strip())] if after.strip() else []
+        messages.append(_message("user", content))
+        if number < len(item.history):
+            messages.append(_message("assistant", [_text(item.history[number].answer)]))
+    return messages
+
+
+def _message(role: str, content: list[dict[str, str]]) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
 
 
 def adds_special_tokens(processor: Any, prompt: str) -> bool:

@@ -2,12 +2,17 @@
 
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from textanchor.errors import ConfigError
-from textanchor.evaluation.suite import AbstractSuite
+from textanchor.evaluation.suite import AbstractSuite, SuiteOptions
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _SUITES = "textanchor.evaluation.suites"
 _CLOSED = f"{_SUITES}.closed:closed_suite"
@@ -26,17 +31,32 @@ SUITES: dict[str, str] = {
     "words": _CLOSED,
     "photograph": _CLOSED,
     "pope_scenes": f"{_SUITES}.pope:pope_scenes",
-    "chair_scenes": f"{_SUITES}.chair:chair_scenes",
+    "chair_scenes": f"{_SUITES}.captions:chair_scenes",
     "text": f"{_SUITES}.text:text_suite",
 }
 """Name -> factory; a factory for several names takes the name as its first argument."""
 
-EIGHT_TASKS = ("existence", "shape", "color", "position", "count", "easy_vqa", "digits", "words")
+PATH_SUITES: dict[str, str] = {
+    "folder": f"{_SUITES}.folder:folder_suites",
+    "pope": f"{_SUITES}.folder:pope_suites",
+    "chair": f"{_SUITES}.folder:chair_suites",
+    "language": f"{_SUITES}.language:local_suites",
+    "lm_eval": f"{_SUITES}.language:standard_suites",
+}
+"""What stands before `:PATH` -> factory of the suites in the user's files there; lm_eval has a task's name there."""
+
+EIGHT_TASKS = ("existence", "color", "position", "count", "comparison", "words", "digits", "easy_vqa")
+"""Diverse and closed; shape and size ask of the same scenes what color and comparison ask."""
 GROUPS: dict[str, tuple[str, ...]] = {
     "tasks": EIGHT_TASKS,
     "all-offline": (*EIGHT_TASKS, "pope_scenes", "chair_scenes", "text"),
+    "language": (*(f"lm_eval:{task}" for task in ("mmlu", "gsm8k", "hellaswag", "arc_easy", "piqa")), "text"),
 }
 """Names that stand for several suites."""
+
+DEFAULT_ITEMS = 200
+OTHER_DEFAULTS = {"pope_scenes": 300, "chair_scenes": 100, "text": 160}
+"""Items where no number is asked for: of each POPE strategy, captions, and all shipped held-out texts."""
 
 
 def load_suite(name: str, *, num_items: int, seed: int = 0, **settings: Any) -> AbstractSuite:
@@ -47,9 +67,9 @@ def load_suite(name: str, *, num_items: int, seed: int = 0, **settings: Any) -> 
     if name not in SUITES:
         near = get_close_matches(name, [*SUITES, *GROUPS], n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"unknown suite {name!r}; {hint}The suites are {', '.join([*SUITES, *GROUPS])}")
-    module, factory_name = SUITES[name].split(":")
-    factory = getattr(importlib.import_module(module), factory_name)
+        known = ", ".join([*SUITES, *GROUPS, *(f"{kind}:PATH" for kind in PATH_SUITES)])
+        raise ConfigError(f"unknown suite {name!r}; {hint}The suites are {known}")
+    factory = _factory(SUITES[name])
     first = (name,) if SUITES[name] == _CLOSED else ()
     known = inspect.signature(factory).parameters
     unknown = [key for key in settings if key not in known]
@@ -58,7 +78,48 @@ def load_suite(name: str, *, num_items: int, seed: int = 0, **settings: Any) -> 
     return factory(*first, num_items=num_items, seed=seed, **settings)
 
 
-def load_suites(names: Sequence[str], *, num_items: int, seed: int = 0) -> list[AbstractSuite]:
-    """The named suites in order, each once; a name may be a group such as "all-offline"."""
-    flat = [member for name in names for member in GROUPS.get(name, (name,))]
-    return [load_suite(name, num_items=num_items, seed=seed) for name in dict.fromkeys(flat)]
+def load_suites(
+    names: Sequence[str],
+    *,
+    num_items: int | None = None,
+    seed: int = 0,
+    base: "nn.Module | None" = None,
+    options: SuiteOptions | None = None,
+) -> list[AbstractSuite]:
+    """The named suites in order, each once; a name may be a group, or a kind of file with its path: "folder:PATH".
+
+    `num_items` of each suite: its own default unless given, all of the user's files. The text suite measures the
+    divergence from `base`, where there is one.
+    """
+    options = options or SuiteOptions()
+    suites: list[AbstractSuite] = []
+    for name in dict.fromkeys(member for given in names for member in GROUPS.get(given, (given,))):
+        kind, colon, path = name.partition(":")
+        if colon and kind in PATH_SUITES:
+            suites += _factory(PATH_SUITES[kind])(Path(path), num_items=num_items, seed=seed, options=options)
+            continue
+        settings: dict[str, Any] = {"base": base} if name == "text" else {}
+        if SUITES.get(name) == _CLOSED:
+            settings["free_answers"] = options.free_answers
+        count = OTHER_DEFAULTS.get(name, DEFAULT_ITEMS) if num_items is None else num_items
+        suites.append(load_suite(name, num_items=count, seed=seed, **settings))
+    _require_room_for_each(suites)
+    return suites
+
+
+def _require_room_for_each(suites: Sequence[AbstractSuite]) -> None:
+    """A summary has one place for each name, and one for POPE and CHAIR."""
+    from textanchor.evaluation.suites.captions import CaptionSuite
+    from textanchor.evaluation.suites.pope import PopeSuite
+
+    places = [suite.name for suite in suites]
+    places += ["POPE" for suite in suites if isinstance(suite, PopeSuite)]
+    places += ["CHAIR" for suite in suites if isinstance(suite, CaptionSuite) and suite.vocabulary is not None]
+    doubled = [place for place, count in Counter(places).items() if count > 1]
+    if doubled:
+        raise ConfigError(f"two suites for {doubled[0]} in one evaluation; evaluate them into two output folders")
+
+
+def _factory(target: str) -> Callable[..., Any]:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -16,7 +16,10 @@ from torch import nn
 
 from textanchor.config import from_dict, to_dict
 from textanchor.errors import DataError, TextanchorError
+from textanchor.evaluation.generated import summarise_generated
+from textanchor.evaluation.identity import answerer_hash
 from textanchor.evaluation.images import TowerCache
+from textanchor.evaluation.journal import Journal
 from textanchor.evaluation.scoring import sharing_obstacle
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, suite_hash
 from textanchor.evaluation.suites.closed import ClosedSuite, score_closed
@@ -26,6 +29,7 @@ from textanchor.records import RunRecord, Score, environment, memory_cost
 from textanchor.vlm.hashing import tensors_hash
 
 SCORES, SUMMARY, RECORD, FINISHED = "scores.jsonl", "summary.json", "run.json", "finished.json"
+JOURNALS = "journals"
 
 
 def evaluate(
@@ -61,21 +65,27 @@ def evaluate_to_folder(
     seed: int = 0,
     config: Mapping[str, Any] | None = None,
     options: EvaluationOptions | None = None,
+    cache: Path | None = None,
     progress: bool = True,
 ) -> RunRecord:
     """Evaluate suite by suite and write scores.jsonl, summary.json (see `summarise`) and run.json (the record).
 
-    After an interruption the same call goes on with the first unfinished suite; a suite whose items or settings have
-    changed is scored again. TextanchorError where the folder holds the scores of other weights.
+    After an interruption the same call goes on after the last batch of items that was finished, and ends with the rows
+    of an uninterrupted one; a suite whose items or settings have changed is scored again. What was computed is kept in
+    `cache` (the folder itself, unless given), and is not computed again for an equal model, suite and version of ours.
+    TextanchorError where the folder holds the scores of other weights.
     """
     began, folder = time.monotonic(), Path(folder)
     options = _with_cache(options)
     model_hash = tensors_hash(model.state_dict().items())
-    hashes = {suite.name: sha256_of_json([suite_hash(suite), options.autocast]) for suite in suites}
+    answerer = answerer_hash(model_hash, model, processor, options)
+    hashes = {suite.name: sha256_of_json([suite_hash(suite), answerer]) for suite in suites}
     done = _Finished.read(folder, model_hash)
+    done.write_state()
     for suite in suites:
         if done.hashes.get(suite.name) != hashes[suite.name]:
-            with _progress([suite], options, shown=progress) as told:
+            journal = Journal((cache or folder / JOURNALS) / f"{hashes[suite.name]}.jsonl")
+            with _progress([suite], replace(options, journal=journal), shown=progress) as told:
                 done.add(suite.name, hashes[suite.name], suite.score(model, processor, told))
     scores = [row for suite in suites for row in done.rows[suite.name]]
     record = RunRecord(
@@ -87,9 +97,13 @@ def evaluate_to_folder(
         hashes={"model": model_hash, **{suite.name: suite.data_hash for suite in suites}},
         cost={"seconds": time.monotonic() - began, **memory_cost()},
         scores=scores,
-        extra={"autocast": options.autocast, "image_sharing": _sharing(model, options)},
+        extra={
+            "autocast": options.autocast,
+            "image_sharing": _sharing(model, options),
+            "malformed_rows": {suite.name: list(suite.malformed) for suite in suites if suite.malformed},
+        },
     )
-    write_json(folder / SUMMARY, summarise(scores))
+    write_json(folder / SUMMARY, {**summarise(scores), **summarise_generated(scores)})
     record.save(folder / RECORD)
     return record
 
@@ -147,15 +161,16 @@ class _Finished:
     def add(self, suite: str, suite_hash: str, rows: list[Score]) -> None:
         """Write the rows, then say that the suite is finished: an interruption in between scores it again."""
         self.hashes.pop(suite, None)
-        self._write_state()
+        self.write_state()
         self.rows[suite] = rows
         with atomic_file(self.folder / SCORES) as temporary:
             lines = [json.dumps(to_dict(row), ensure_ascii=False) for kept in self.rows.values() for row in kept]
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         self.hashes[suite] = suite_hash
-        self._write_state()
+        self.write_state()
 
-    def _write_state(self) -> None:
+    def write_state(self) -> None:
+        """So that the folder is known as one to take up."""
         write_json(self.folder / FINISHED, {"model": self.model_hash, "suites": self.hashes})
 
 

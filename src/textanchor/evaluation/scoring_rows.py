@@ -49,18 +49,27 @@ def score_rows(
             f"the family {plain.config.model_type} reads a prompt in both directions, so answers cannot be scored by "
             "their log-likelihood in one pass; score free answers (generation) instead"
         )
-    nats = [[0.0] * len(item.continuations) for item in items]
+    nats = [_known(item, options) or [0.0] * len(item.continuations) for item in items]
+    settled = [any(values) for values in nats]
     rows = [row for index, item in enumerate(items) for row in _rows(index, item)]
     rows_left = Counter(row.item for row in rows)
     for batch in _batches(items, rows, options.batch_size):
-        logits_BKV = _last_logits(plain, processor, items, batch, autocast=options.autocast)
-        log_p_BKV = logits_BKV.float().log_softmax(dim=-1)
-        for b, row in enumerate(batch):
-            for reading in row.readings:
-                nats[row.item][reading.candidate] -= float(log_p_BKV[b, -reading.from_end, reading.token])
+        if not all(settled[row.item] for row in batch):
+            logits_BKV = _last_logits(plain, processor, items, batch, autocast=options.autocast)
+            log_p_BKV = logits_BKV.float().log_softmax(dim=-1)
+            for b, row in enumerate(batch):
+                for reading in () if settled[row.item] else row.readings:
+                    nats[row.item][reading.candidate] -= float(log_p_BKV[b, -reading.from_end, reading.token])
         rows_left.subtract(row.item for row in batch)
-        options.finished(sum(rows_left[index] == 0 for index in {row.item for row in batch}))
+        done = [index for index in dict.fromkeys(row.item for row in batch) if rows_left[index] == 0]
+        options.keep(lambda done=done: {items[index].key: nats[index] for index in done if not settled[index]})
+        options.finished(len(done))
     return nats
+
+
+def _known(item: EncodedItem, options: EvaluationOptions) -> list[float] | None:
+    found = options.known(lambda: [item.key])
+    return found[0] if found else None
 
 
 def _rows(index: int, item: EncodedItem) -> Iterator[_Row]:

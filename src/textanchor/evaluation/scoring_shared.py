@@ -23,6 +23,9 @@ IMAGES_AT_ONCE = 128
 ROW_NODES = 1024
 """A row with more nodes is split: attention over a row grows with the square of its length."""
 
+LIKE_LENGTH = 0.85
+"""Least length of a row as a share of the longest of its batch: more passes cost less than more padding."""
+
 
 class Reading(NamedTuple):
     """The logit of `token` after `node` is part of the answer number `candidate` of item number `item`."""
@@ -52,17 +55,36 @@ def score_shared(
     names = list(groups)
     for start in range(0, len(names), IMAGES_AT_ONCE):
         chunk = names[start : start + IMAGES_AT_ONCE]
+        if _taken(nats, items, [index for name in chunk for index in groups[name]], options):
+            continue
         shown = {name: sources[name] for name in chunk if name is not None}
         images = projector.project(shown) if projector is not None else {}
         if images and start == 0:
             _check_expansion(processor, items[groups[next(iter(images))][0]], images)
         rows = [row for name in chunk for row in _rows(items, groups[name], images.get(name or ""), processor)]
+        states = {name: image.states_ND for name, image in images.items()}
         for batch in _batches(rows, options.max_tokens):
-            states = {name: image.states_ND for name, image in images.items()}
+            asked = list(dict.fromkeys(reading.item for row in batch for reading in row.readings))
+            if _taken(nats, items, asked, options):
+                continue
             for reading, value in _read(model, batch, states, autocast=options.autocast):
                 nats[reading.item][reading.candidate] += value
-        options.finished(sum(len(groups[name]) for name in chunk))
+            options.keep(lambda asked=asked: {items[index].key: nats[index] for index in asked})
+            options.finished(len(asked))
     return nats
+
+
+def _taken(
+    nats: list[list[float]], items: Sequence[EncodedItem], indices: Sequence[int], options: EvaluationOptions
+) -> bool:
+    """Whether the journal knew the nats of all these items, which are now filled in."""
+    known = options.known(lambda: [items[index].key for index in indices])
+    if known is None:
+        return False
+    for index, values in zip(indices, known, strict=True):
+        nats[index] = values
+    options.finished(len(indices))
+    return True
 
 
 def _by_image(items: Sequence[EncodedItem]) -> tuple[dict[str | None, list[int]], dict[str, ImageSource]]:
@@ -100,7 +122,8 @@ def _batches(rows: Sequence[_Row], max_tokens: int) -> Iterator[list[_Row]]:
     """Rows of like length together, at most `max_tokens` with padding (or one row)."""
     batch: list[_Row] = []
     for row in sorted(rows, key=len, reverse=True):  # the first row of a batch is its longest
-        if batch and (len(batch) + 1) * len(batch[0]) > max_tokens:
+        too_many = (len(batch) + 1) * len(batch[0]) > max_tokens if batch else False
+        if batch and (too_many or len(row) < LIKE_LENGTH * len(batch[0])):
             yield batch
             batch = []
         batch.append(row)

@@ -2,10 +2,14 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from PIL import Image
 
 from textanchor.data.items import ImageSource, Item, open_image
 from textanchor.files import sha256_of_json
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from textanchor.evaluation.images import TowerCache
+    from textanchor.evaluation.journal import Journal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +42,37 @@ class EvaluationOptions:
     """Give one to several evaluations of a run, so that images pass an unchanged tower only once."""
     advance: Callable[[int], None] | None = None
     """Called with the number of items that were finished since the last call."""
+    journal: "Journal | None" = None
+    """Where single results are kept and taken from; give one only to the suite and the model that it is of."""
 
     def finished(self, num_items: int) -> None:
         """Tell whoever shows the progress."""
         if self.advance is not None:
             self.advance(num_items)
+
+    def known(self, keys: Callable[[], Sequence[str]]) -> list[Any] | None:
+        """What the journal has of all the keys, which are asked for only where there is a journal."""
+        return None if self.journal is None else self.journal.take(keys())
+
+    def keep(self, entries: Callable[[], Mapping[str, Any]]) -> None:
+        """Into the journal, where there is one."""
+        if self.journal is not None:
+            self.journal.keep(entries())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteOptions:
+    """What suites are made of, where they leave a choice; the first four are about the user's files."""
+
+    split: str = "test"
+    image_folder: Path | None = None
+    """Where image paths begin; the folder of the data file unless given."""
+    synonyms: Path | None = None
+    """CHAIR's vocabulary, one object a line; `chair_synonyms.txt` in the folder, or else the objects' own names."""
+    skip_malformed: bool = False
+    """Leave malformed rows out and say so, in place of an error."""
+    free_answers: bool = False
+    """Have closed questions also answered freely, and the answers parsed."""
 
 
 class AbstractSuite(ABC):
@@ -50,6 +81,8 @@ class AbstractSuite(ABC):
     name: str
     version: ClassVar[str]
     """Raised whenever items, prompts or scoring change, so that scores of two versions are never compared."""
+    malformed: tuple[str, ...]
+    """Rows of the user's files that are no items, each with file, line and reason; none in what is drawn."""
 
     @property
     @abstractmethod
@@ -78,13 +111,31 @@ def suite_hash(suite: AbstractSuite) -> str:
 
 def items_hash(items: Sequence[Item]) -> str:
     """SHA-256 of the items with the content of their images, in order."""
-    rows = [[i.id, i.task, i.question, i.answer, i.choices, i.objects, i.image and image_hash(i.image)] for i in items]
+    rows = [
+        [
+            *(i.id, i.task, i.question, i.answer, i.choices, i.objects, i.references, i.system),
+            [[turn.question, turn.answer] for turn in i.history],
+            i.image and image_hash(i.image),
+        ]
+        for i in items
+    ]
     return sha256_of_json(rows)
 
 
 def image_hash(source: ImageSource) -> str:
     """SHA-256 of size and RGB pixels, so that equal images are one image wherever they come from."""
-    image = open_image(source)
+    if isinstance(source, Path) and source.is_file():
+        state = source.stat()
+        return _file_hash(source, state.st_mtime_ns, state.st_size)
+    return _pixels_hash(open_image(source))
+
+
+@lru_cache(maxsize=65536)
+def _file_hash(source: Path, modified: int, size: int) -> str:
+    return _pixels_hash(open_image(source))
+
+
+def _pixels_hash(image: Image.Image) -> str:
     return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
 
 

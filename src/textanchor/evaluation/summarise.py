@@ -7,9 +7,17 @@ from typing import Any
 
 from textanchor.errors import DataError
 from textanchor.evaluation.chair import CaptionCounts, chair_metrics
+from textanchor.evaluation.language.summary import is_language, language_summary
 from textanchor.evaluation.parsing import pope_metrics
 from textanchor.records import Score
-from textanchor.stats import Interval, bootstrap_interval, paired_difference
+from textanchor.stats import (
+    Interval,
+    bootstrap_interval,
+    item_differences,
+    mean_over_groups,
+    paired_difference,
+    ratio_values,
+)
 
 Values = Mapping[str, float]
 """Value by item id."""
@@ -29,7 +37,7 @@ def values_of(scores: Sequence[Score], suite: str, metric: str) -> dict[str, flo
 
 
 def summarise(scores: Sequence[Score]) -> dict[str, Any]:
-    """The SCORES object of report.json: `tasks` by name and, where they were evaluated, `pope`, `chair` and `text`."""
+    """The SCORES object of report.json: `tasks` by name; where evaluated also `pope`, `chair`, `text`, `language`."""
     by_suite: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
     for score in scores:
         if score.metric not in by_suite[score.suite]:
@@ -42,6 +50,8 @@ def summarise(scores: Sequence[Score]) -> dict[str, Any]:
             summary["chair"] = _chair(metrics)
         elif "num_tokens" in metrics:
             summary["text"] = _text(metrics)
+        elif is_language(metrics):
+            summary.setdefault("language", {})[suite] = language_summary(metrics)
         else:
             summary["tasks"][suite] = _task(metrics)
     return summary
@@ -49,33 +59,26 @@ def summarise(scores: Sequence[Score]) -> dict[str, Any]:
 
 def mean_over_tasks(scores: Sequence[Score], tasks: Sequence[str], metric: str) -> Interval:
     """Mean of the tasks' means, each task with the same weight, with its bootstrap interval over items."""
-    return bootstrap_interval([value for task in tasks for value in _weighted(scores, task, metric, tasks).values()])
+    return mean_over_groups([values_of(scores, task, metric) for task in tasks])
 
 
 def change(before: Sequence[Score], after: Sequence[Score], suite: str, metric: str) -> Interval:
     """Mean of after - before, paired by item; DataError where the two do not hold the same items and version."""
-    _require_same_version(before, after, suite)
+    require_same_version(before, after, suite)
     return paired_difference(values_of(before, suite, metric), values_of(after, suite, metric))
 
 
 def mean_change(before: Sequence[Score], after: Sequence[Score], tasks: Sequence[str], metric: str) -> Interval:
     """Change of the mean over tasks, paired by item."""
-    pairs: list[dict[str, float]] = []
-    for scores in (before, after):
-        pairs.append({f"{task}/{i}": v for task in tasks for i, v in _weighted(scores, task, metric, tasks).items()})
     for task in tasks:
-        _require_same_version(before, after, task)
-    return paired_difference(*pairs)
+        require_same_version(before, after, task)
+    return mean_over_groups(
+        [item_differences(values_of(before, task, metric), values_of(after, task, metric)) for task in tasks]
+    )
 
 
-def _weighted(scores: Sequence[Score], task: str, metric: str, tasks: Sequence[str]) -> dict[str, float]:
-    """Values scaled so that their mean with those of the other tasks gives each task the same weight."""
-    values = values_of(scores, task, metric)
-    total = sum(len(values_of(scores, name, metric)) for name in tasks)
-    return {item: value * total / (len(tasks) * len(values)) for item, value in values.items()}
-
-
-def _require_same_version(before: Sequence[Score], after: Sequence[Score], suite: str) -> None:
+def require_same_version(before: Sequence[Score], after: Sequence[Score], suite: str) -> None:
+    """DataError where the rows of the suite are of two versions."""
     versions = {score.version for scores in (before, after) for score in scores if score.suite == suite}
     if len(versions) > 1:
         raise DataError(
@@ -153,6 +156,4 @@ def _text(metrics: Mapping[str, Values]) -> dict[str, Any]:
 
 def _per_token(sums: Values, num_tokens: Values) -> Interval:
     """Ratio of two sums over texts, with the interval of its linearisation (delta method), texts being resampled."""
-    ratio = sum(sums.values()) / sum(num_tokens.values())
-    mean_tokens = sum(num_tokens.values()) / len(num_tokens)
-    return bootstrap_interval([ratio + (sums[i] - ratio * num_tokens[i]) / mean_tokens for i in sums])
+    return bootstrap_interval(list(ratio_values(sums, num_tokens).values()))

@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from textanchor.data.hallucination import STRATEGIES, Strategy, ask_about_objects, shared_words
+from textanchor.data.hallucination import STRATEGIES, Strategy, shared_words
 from textanchor.data.items import Item
-from textanchor.data.scenes import draw_scene, with_article
+from textanchor.data.pope import object_items
+from textanchor.data.scenes import draw_scene
 from textanchor.data.tasks import OBJECT_NAMES, Split, drawn_seeds
 from textanchor.evaluation.generation import generate_answers
 from textanchor.evaluation.parsing import parse_yes_no, parse_yes_no_strictly
@@ -17,7 +18,6 @@ from textanchor.evaluation.scoring import score_candidates
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, items_hash
 from textanchor.records import Score
 
-YES_NO = ("yes", "no")
 MAX_NEW_TOKENS = 16
 
 
@@ -35,7 +35,8 @@ class PopeSuite(AbstractSuite):
     answered_by: Literal["likelihood", "generation"] = "likelihood"
     """The more likely of "yes" and "no", or a free answer of up to 16 tokens that is parsed."""
     blind: bool = True
-    version: ClassVar[str] = "1"
+    malformed: tuple[str, ...] = ()
+    version: ClassVar[str] = "2"
 
     @property
     def num_steps(self) -> int:
@@ -113,20 +114,9 @@ def pope_scenes(
         num_questions += 2 * min(3, len(scene.objects))
     images = {image_id: scene.image() for image_id, scene in scenes.items()}
     objects = {image_id: [thing.name for thing in scene.objects] for image_id, scene in scenes.items()}
-    items = []
-    for strategy in strategies:
-        asked = ask_about_objects(objects, strategy, seed=seed, vocabulary=OBJECT_NAMES, affinity=shared_words)
-        items += [
-            Item(
-                id=f"{strategy}/{question.image_id}/{number}",
-                task=f"pope_{strategy}",
-                question=f"Is there {with_article(question.object)} in the image?",
-                answer=question.answer,
-                choices=YES_NO,
-                image=images[question.image_id],
-                image_id=question.image_id,
-                objects=tuple(objects[question.image_id]),
-            )
-            for number, question in enumerate(asked)
-        ]
+    items = [
+        item
+        for strategy in strategies
+        for item in object_items(objects, images, strategy, seed=seed, vocabulary=OBJECT_NAMES, affinity=shared_words)
+    ]
     return PopeSuite(name="pope_scenes", items=tuple(items), answered_by=answered_by, blind=blind)

@@ -19,6 +19,7 @@ from textanchor.evaluation.prompting import tokenizer_of
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, measuring
 from textanchor.files import sha256_of_json
 from textanchor.records import Score
+from textanchor.vlm.hashing import tensors_hash
 from textanchor.vlm.names import unwrapped
 
 LOGITS_AT_ONCE = 25_000_000
@@ -37,7 +38,8 @@ class TextSuite(AbstractSuite):
     max_tokens: int = 256
     """A longer text is cut."""
     base: nn.Module | None = field(default=None, compare=False, repr=False)
-    version: ClassVar[str] = "1"
+    malformed: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[str] = "2"
 
     @property
     def num_steps(self) -> int:
@@ -49,7 +51,11 @@ class TextSuite(AbstractSuite):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"max_tokens": self.max_tokens, "base": self.base is not None}
+        return {"max_tokens": self.max_tokens, "base": self._base_hash}
+
+    @cached_property
+    def _base_hash(self) -> str | None:
+        return None if self.base is None else tensors_hash(self.base.state_dict().items())
 
     def score(self, model: nn.Module, processor: Any, options: EvaluationOptions) -> list[Score]:
         encode = tokenizer_of(processor)
@@ -65,23 +71,30 @@ class TextSuite(AbstractSuite):
 
     def _rows(self, model: nn.Module, ids: dict[str, list[int]], options: EvaluationOptions) -> Iterator[Score]:
         for batch in _batches(ids, vocabulary_size(model)):
-            targets_T = torch.cat([torch.tensor(ids[name][1:]) for name in batch])
-            log_p_TV = _log_p(model, [ids[name] for name in batch], options)
-            columns = {"nats": -log_p_TV.gather(1, targets_T[:, None].to(log_p_TV.device))[:, 0]}
-            if self.base is not None:
-                base_TV = _log_p(self.base, [ids[name] for name in batch], options)
-                columns["base_kl"] = F.kl_div(log_p_TV, base_TV, log_target=True, reduction="none").sum(dim=-1)
-            counts = [len(ids[name]) - 1 for name in batch]
-            sums = {
-                metric: [part.sum().item() for part in column_T.split(counts)] for metric, column_T in columns.items()
-            }
-            for index, name in enumerate(batch):
-                values = {"num_tokens": float(counts[index])} | {
-                    metric: column[index] for metric, column in sums.items()
-                }
+            found = options.known(lambda batch=batch: batch)
+            if found is None:
+                found = self._values(model, [ids[name] for name in batch], options)
+                kept = {name: values for name, values in zip(batch, found, strict=True)}
+                options.keep(lambda kept=kept: kept)
+            for name, values in zip(batch, found, strict=True):
                 for metric, value in values.items():
                     yield Score(suite=self.name, version=self.version, item_id=name, metric=metric, value=value)
             options.finished(len(batch))
+
+    def _values(self, model: nn.Module, rows: list[list[int]], options: EvaluationOptions) -> list[dict[str, float]]:
+        """Values by metric of each text."""
+        targets_T = torch.cat([torch.tensor(row[1:]) for row in rows])
+        log_p_TV = _log_p(model, rows, options)
+        columns = {"nats": -log_p_TV.gather(1, targets_T[:, None].to(log_p_TV.device))[:, 0]}
+        if self.base is not None:
+            base_TV = _log_p(self.base, rows, options)
+            columns["base_kl"] = F.kl_div(log_p_TV, base_TV, log_target=True, reduction="none").sum(dim=-1)
+        counts = [len(row) - 1 for row in rows]
+        sums = {metric: [part.sum().item() for part in column_T.split(counts)] for metric, column_T in columns.items()}
+        return [
+            {"num_tokens": float(count), **{metric: column[index] for metric, column in sums.items()}}
+            for index, count in enumerate(counts)
+        ]
 
 
 def vocabulary_size(model: nn.Module) -> int:

@@ -1,0 +1,82 @@
+"""What the rows of a language suite amount to, and whether that is more than guessing."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from textanchor.stats import Interval, bootstrap_interval, ratio_values, wilson_interval
+
+Metrics = Mapping[str, Mapping[str, float]]
+"""Metric -> item -> value."""
+
+ACCURACIES = {"correct": "accuracy", "correct_normalised": "accuracy_normalised", "strict_correct": "strict_accuracy"}
+TOLD = ("accuracy", "accuracy_normalised", "gold_nats", "choice_nats")
+"""What has a column, or is left to the summary."""
+GUESSES = ("at chance", "below chance", "none right")
+OF_THE_ITEM = ("chance", "majority_correct", "gold_tokens")
+"""Metrics of the items themselves, which no model moves."""
+
+
+def is_language(metrics: Metrics) -> bool:
+    """Whether these are the rows of a `LanguageSuite`."""
+    return "chance" in metrics or "gold_tokens" in metrics or "gold_nats" not in metrics
+
+
+def language_summary(metrics: Metrics) -> dict[str, Any]:
+    """Intervals of a language suite; `reading` says how its accuracy stands to chance."""
+    summary: dict[str, Any] = {"num_items": max(map(len, metrics.values()))}
+    for metric, values in metrics.items():
+        if metric not in OF_THE_ITEM:
+            summary[ACCURACIES.get(metric, metric)] = asdict(_interval(values))
+    for key in ("chance", "majority_correct"):
+        if key in metrics:
+            summary[key.removesuffix("_correct")] = sum(metrics[key].values()) / len(metrics[key])
+    if "gold_tokens" in metrics:
+        per_token = ratio_values(metrics["gold_nats"], metrics["gold_tokens"])
+        summary["gold_nats_per_token"] = asdict(bootstrap_interval(list(per_token.values())))
+        summary["num_gold_tokens"] = int(sum(metrics["gold_tokens"].values()))
+    if "accuracy" in summary:
+        summary["reading"] = _reading(summary)
+    return summary
+
+
+def _interval(values: Mapping[str, float]) -> Interval:
+    if set(values.values()) <= {0.0, 1.0}:
+        return wilson_interval(round(sum(values.values())), len(values))
+    return bootstrap_interval(list(values.values()))
+
+
+def _reading(summary: Mapping[str, Any]) -> str | None:
+    accuracy = summary["accuracy"]
+    if "chance" not in summary:
+        return "none right" if accuracy["estimate"] == 0 else None
+    if accuracy["low"] > summary["chance"]:
+        return "above chance"
+    return "at chance" if accuracy["high"] >= summary["chance"] else "below chance"
+
+
+def language_lines(language: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A table of the suites, and a sentence on those whose accuracy says nothing."""
+    columns = ("language", "items", "accuracy", "by characters", "chance", "reading")
+    lines = ["", f"{_columns(columns)}gold nats"]
+    for name, suite in language.items():
+        chance = f"{suite['chance']:.3f}" if "chance" in suite else "-"
+        accuracies = (_written(suite.get(key)) for key in ("accuracy", "accuracy_normalised"))
+        row = _columns((name, suite["num_items"], *accuracies, chance, suite.get("reading") or "-"))
+        lines.append(row + _written(suite.get("gold_nats")))
+        lines += [
+            f"  {key} {_written(suite[key])}" for key in suite if isinstance(suite[key], dict) and key not in TOLD
+        ]
+    guessed = [name for name, suite in language.items() if suite.get("reading") in GUESSES]
+    if guessed:
+        lines.append(f"Not better than guessing: {', '.join(guessed)}; there, only gold nats can show a change.")
+    return lines
+
+
+def _columns(cells: tuple[Any, ...]) -> str:
+    name, items, accuracy, normalised, chance, reading = cells
+    return f"{name:<14}{items:>6}  {accuracy:<22}{normalised:<22}{chance:>6}  {reading:<14}"
+
+
+def _written(interval: Mapping[str, float] | None) -> str:
+    return "-" if interval is None else f"{interval['estimate']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
