@@ -1,0 +1,272 @@
+"""One tensor of the base beside the tuned one, streamed in blocks of rows: equal, equal up to rounding, or how changed.
+
+Equal tensors cost one read. A changed matrix is read twice: once for norms and a random sketch, once for the singular
+values in the sketch's range.
+
+Shape legend: O rows, I columns of a matrix (further dimensions flattened), S columns of the sketch, K directions.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from textanchor.diffs.checkpoint import block_ranges, is_float
+from textanchor.diffs.headers import StoredTensor
+
+Status = Literal["equal", "rounding", "changed", "shape", "missing", "added"]
+
+MAX_RANK = 128
+"""Largest rank of an update that is told; of larger ones it is said that they are larger."""
+OVERSAMPLING = 8
+NOISE_MARGIN = 1.25
+"""Singular values below this times the largest that rounding alone is expected to make are rounding."""
+
+COMPUTED_ROUNDINGS = 10
+"""Roundings of float32, relative to the largest singular value, that the sums of the comparison may themselves make."""
+
+
+class Rows(Protocol):
+    """What tensors are read from."""
+
+    @property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """Shape and type by name."""
+        ...
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows of one tensor as (rows, row size)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """One tensor of a checkpoint."""
+
+    checkpoint: Rows
+    name: str
+
+    @property
+    def stored(self) -> StoredTensor:
+        """Its shape and type."""
+        return self.checkpoint.tensors[self.name]
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Its rows, as (rows, row size)."""
+        return self.checkpoint.rows(self.name, start, stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """How one tensor changed; numbers are None where they mean nothing or cannot be known."""
+
+    status: Status
+    relative: float | None = None
+    """||W - W0||_F / ||W0||_F."""
+    norm_ratio: float | None = None
+    """||W||_F / ||W0||_F."""
+    base_energy: float = 0.0
+    update_energy: float = 0.0
+    num_bad: int = 0
+    """Entries of the tuned tensor that are NaN or infinite."""
+    rank: int | None = None
+    """Singular values of the update above what rounding makes."""
+    is_rank_larger: bool = False
+    """Whether the rank is larger than `rank`."""
+    stable_rank: float | None = None
+    """||D||_F^2 / ||D||_2^2."""
+    text_energies_K: Tensor | None = field(default=None, repr=False)
+    """Energy of the update along each direction of the text anchor, as output directions."""
+    fit: float | None = None
+    """<D, E> / <E, E> with the update E that an adapter asks for."""
+    misfit: float | None = None
+    """||D - fit E|| / ||D||."""
+
+
+def compare(
+    base: Source,
+    tuned: Source,
+    *,
+    directions_DK: Tensor | None = None,
+    expected: Callable[[int, int], Tensor] | None = None,
+    seed: int = 0,
+) -> Change:
+    """How `tuned` differs from `base`.
+
+    `directions_DK`: anchor in the space of the rows (outputs), to share the update's energy among. `expected`: rows of
+    the update that an adapter asks for.
+    """
+    first, second = base.stored, tuned.stored
+    if first.shape != second.shape:
+        return Change(status="shape")
+    if _is_equal(base, tuned) and expected is None:
+        return Change(status="equal")
+    if not (is_float(first.dtype) and is_float(second.dtype)):
+        return Change(status="changed")
+    with torch.no_grad():
+        return _Comparison(base, tuned, directions_DK, expected, seed).run()
+
+
+def _is_equal(base: Source, tuned: Source) -> bool:
+    """Whether type and bytes are the same; reads no further than the first difference."""
+    if base.stored.dtype != tuned.stored.dtype:
+        return False
+    return all(
+        torch.equal(_bits(base.rows(start, stop)), _bits(tuned.rows(start, stop)))
+        for start, stop in block_ranges(base.stored)
+    )
+
+
+def _bits(values: Tensor) -> Tensor:
+    """The bytes, so that NaN equals NaN and -0 is not 0; eight at a time where they come out even."""
+    flat = values.contiguous().view(-1)
+    return flat.view(torch.int64 if flat.numel() * flat.element_size() % 8 == 0 else torch.uint8)
+
+
+class _Comparison:
+    """Sums over the blocks of one changed tensor."""
+
+    def __init__(
+        self,
+        base: Source,
+        tuned: Source,
+        directions_DK: Tensor | None,
+        expected: Callable[[int, int], Tensor] | None,
+        seed: int,
+    ) -> None:
+        self.base, self.tuned, self.expected = base, tuned, expected
+        self.directions_DK = directions_DK
+        stored = base.stored
+        self.num_rows, self.row_size = stored.num_rows, stored.row_size
+        self.is_matrix = len(stored.shape) > 1 and min(self.num_rows, self.row_size) > 1
+        self.width = min(MAX_RANK + OVERSAMPLING, self.num_rows, self.row_size)
+        self.seed = seed
+        self.unit = _rounding_unit(tuned.stored.dtype)
+        self.slack = 0.0 if base.stored.dtype == tuned.stored.dtype else self.unit + _rounding_unit(base.stored.dtype)
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Rows, their values in the base and in the tuned tensor, in float32 (float64 where both have it)."""
+        is_double = self.base.stored.dtype == self.tuned.stored.dtype == torch.float64
+        dtype = torch.float64 if is_double else torch.float32
+        for start, stop in block_ranges(self.base.stored):
+            base, tuned = self.base.rows(start, stop), self.tuned.rows(start, stop)
+            yield slice(start, stop), base.to(dtype), tuned.to(dtype)
+
+    def run(self) -> Change:
+        sums, num_bad, is_rounding = _Sums(), 0, self.slack > 0
+        text_KI, sketch_OS, mixing_IS = None, None, self._mixing()
+        for rows, base_RI, tuned_RI in self.blocks():
+            num_bad += _num_not_finite(tuned_RI)
+            if num_bad:  # from here on only counted: no norm means anything
+                continue
+            update_RI = tuned_RI - base_RI
+            sums.add(base_RI, tuned_RI, update_RI)
+            is_rounding = is_rounding and self._is_rounding(update_RI, base_RI, tuned_RI)
+            if self.expected is not None:
+                sums.add_expected(self.expected(rows.start, rows.stop).to(update_RI), update_RI)
+            if mixing_IS is not None:
+                if sketch_OS is None:
+                    mixing_IS = mixing_IS.to(update_RI)
+                    sketch_OS = update_RI.new_empty(self.num_rows, self.width)
+                sketch_OS[rows] = update_RI @ mixing_IS
+            if self.directions_DK is not None:
+                part_KI = self.directions_DK[rows].to(update_RI).T @ update_RI
+                text_KI = part_KI if text_KI is None else text_KI.add_(part_KI)
+        if num_bad:
+            return Change(status="changed", num_bad=num_bad)
+        change = sums.change("rounding" if is_rounding else "changed" if sums.update else "equal")
+        if change.status != "changed":
+            return change
+        if text_KI is not None:
+            change = replace(change, text_energies_K=text_KI.square().sum(1, dtype=torch.float64))
+        return change if sketch_OS is None else self._with_rank(change, self._singular_values(sketch_OS), sums)
+
+    def _mixing(self) -> Tensor | None:
+        """Random matrix (I, S) whose product with the update spans its range; Halko et al. 2011, algorithm 4.1."""
+        if not self.is_matrix:
+            return None
+        if self.width == self.row_size:
+            return torch.eye(self.row_size)
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randn(self.row_size, self.width, generator=generator)
+
+    def _singular_values(self, sketch_OS: Tensor) -> Tensor:
+        """Largest singular values of the update, exact where its rank is below the sketch's width."""
+        range_OS, _ = torch.linalg.qr(sketch_OS)
+        small_SI = sketch_OS.new_zeros(range_OS.shape[1], self.row_size)
+        for rows, base_RI, tuned_RI in self.blocks():
+            small_SI.addmm_(range_OS[rows].T, tuned_RI - base_RI)
+        gram_SS = small_SI.double() @ small_SI.double().T
+        return torch.linalg.eigvalsh(gram_SS).clamp_min(0).sqrt().flip(0)
+
+    def _with_rank(self, change: Change, singular_S: Tensor, sums: "_Sums") -> Change:
+        count = self.num_rows * self.row_size
+        noise = (self.unit / 3**0.5) * (sums.tuned / count) ** 0.5
+        largest = float(singular_S[0])
+        from_storing = NOISE_MARGIN * noise * (self.num_rows**0.5 + self.row_size**0.5)
+        from_computing = COMPUTED_ROUNDINGS * torch.finfo(torch.float32).eps * largest
+        rank = int((singular_S > max(from_storing, from_computing)).sum())
+        return replace(
+            change,
+            rank=min(rank, MAX_RANK),
+            is_rank_larger=rank > MAX_RANK,
+            stable_rank=sums.update / largest**2,
+        )
+
+    def _is_rounding(self, update: Tensor, base: Tensor, tuned: Tensor) -> bool:
+        allowed = self.slack * torch.maximum(base.abs(), tuned.abs())
+        kinds = [torch.finfo(source.stored.dtype) for source in (self.base, self.tuned)]
+        least = max(kind.smallest_normal * kind.eps for kind in kinds)  # the spacing of subnormal numbers
+        return bool((update.abs() <= allowed + least).all())
+
+
+@dataclass
+class _Sums:
+    """Energies of the whole tensors so far."""
+
+    base: float = 0.0
+    tuned: float = 0.0
+    update: float = 0.0
+    expected: float = 0.0
+    along: float = 0.0
+    """<D, E>"""
+
+    def add(self, base: Tensor, tuned: Tensor, update: Tensor) -> None:
+        self.base += _energy(base)
+        self.tuned += _energy(tuned)
+        self.update += _energy(update)
+
+    def add_expected(self, expected: Tensor, update: Tensor) -> None:
+        self.expected += _energy(expected)
+        self.along += float(expected.flatten() @ update.flatten())
+
+    def change(self, status: Status) -> Change:
+        """The norms as a `Change`, and the fit where an update was expected."""
+        change = Change(
+            status=status,
+            relative=(self.update / self.base) ** 0.5 if self.base else None,
+            norm_ratio=(self.tuned / self.base) ** 0.5 if self.base else None,
+            base_energy=self.base,
+            update_energy=self.update,
+        )
+        if not self.expected:
+            return change
+        fit = self.along / self.expected
+        rest = max(self.update - fit * self.along, 0.0)
+        return replace(change, fit=fit, misfit=(rest / self.update) ** 0.5 if self.update else 0.0)
+
+
+def _num_not_finite(values: Tensor) -> int:
+    """NaN and infinite entries; where the norm is finite there are none, which is quicker to see."""
+    return 0 if _energy(values) < float("inf") else int((~torch.isfinite(values)).sum())
+
+
+def _energy(values: Tensor) -> float:
+    return float(torch.linalg.vector_norm(values)) ** 2
+
+
+def _rounding_unit(dtype: torch.dtype) -> float:
+    """Largest relative error of rounding to that type; float64 is taken as exact."""
+    return torch.finfo(dtype).eps / 2 if dtype.is_floating_point and dtype != torch.float64 else 0.0

@@ -1,0 +1,140 @@
+"""Both checkpoints of a diff: opened, named by one model's structure, and matched."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from textanchor.diffs.adapters import AdaptedCheckpoint, read_adapter
+from textanchor.diffs.checkpoint import (
+    ADAPTER_CONFIG,
+    Checkpoint,
+    checkpoint_of_tensors,
+    is_adapter_folder,
+    open_files,
+)
+from textanchor.diffs.compare import Source, compare
+from textanchor.diffs.matching import Matching, NamedTensors, match, named_tensors
+from textanchor.diffs.structure import Structure
+from textanchor.errors import ConfigError, DataError, ModelError
+from textanchor.vlm.loading import EMBEDDED, HUB_ID, hub_folder, load_vlm
+
+Given = str | Path | Mapping[str, Tensor] | nn.Module
+"""A folder, a file, a hub id, "embedded", a state dict, or a model."""
+
+
+class Pair:
+    """Both checkpoints, opened and matched."""
+
+    def __init__(self, base: Given, tuned: Given, adapter: str | Path | None) -> None:
+        base, tuned = _resolved(base), _resolved(tuned)
+        self.base = _opened(base, "base")
+        if self.base.problems:
+            raise ModelError(f"{self.base.label}: the base is incomplete: {self.base.problems[0]}; copy it again")
+        self.is_adapter = isinstance(tuned, Path) and is_adapter_folder(tuned)
+        tuned_files = None if self.is_adapter else _opened(tuned, "tuned checkpoint")
+        self.structure = _structure(base, tuned, self.base, tuned_files)
+        self.base_names = named_tensors(self.base.tensors, self.structure)
+        self.adapter, self.unchecked_adapter = None, ""
+        if isinstance(tuned, Path) and self.is_adapter:
+            self._take_adapter(tuned, adapter)
+        else:
+            assert tuned_files is not None
+            self.tuned, self.label = tuned_files, tuned_files.label
+            self.problems, self.pickles = tuned_files.problems, tuned_files.pickles
+            in_memory = bool(tuned_files.memory)
+            self.tuned_names = named_tensors(tuned_files.tensors, self.structure, any_wrapper=in_memory)
+            self.matching = match(self.base_names, self.base, self.tuned_names, tuned_files, self.structure)
+            if in_memory or self.base.memory:  # names in memory are not those of a version
+                self.matching = replace(self.matching, renamed=0)
+            self._find_adapter(tuned_files.folder, adapter)
+        self.is_tied_by_config = self._is_tied_by_config()
+        _require_one_model(self)
+
+    def _take_adapter(self, folder: Path, adapter: str | Path | None) -> None:
+        if adapter is not None:
+            raise ConfigError("adapter is for a merged model; the tuned checkpoint is an adapter itself: leave it out")
+        found = read_adapter(folder, self.structure)
+        merged = AdaptedCheckpoint(str(folder), found, self.base, self.base_names.stored_names)
+        self.tuned, self.label = merged, f"{folder} (adapter)"
+        self.problems, self.pickles = found.problems, found.weights.pickles
+        unknown = tuple(name for name in found.whole if name not in self.base_names.stored_names)
+        self.tuned_names = NamedTensors({}, {}, (), tuple(found.whole[name] for name in unknown))
+        pairs = {name: (self.base_names.stored_names[name], name) for name in merged.tensors if name not in unknown}
+        self.matching = Matching(pairs)
+
+    def _find_adapter(self, folder: Path | None, adapter: str | Path | None) -> None:
+        """The adapter that the user names, or one that lies beside the weights."""
+        if adapter is not None:
+            self.adapter = read_adapter(Path(adapter), self.structure)
+        elif folder is not None and (folder / ADAPTER_CONFIG).is_file():
+            try:
+                self.adapter = read_adapter(folder, self.structure)
+            except (ModelError, DataError) as error:
+                self.unchecked_adapter = str(error)
+
+    def _is_tied_by_config(self) -> bool:
+        folder = self.tuned.folder if isinstance(self.tuned, Checkpoint) else None
+        tied = self.structure if folder is None else Structure.of_folder(folder)
+        head = self._head()
+        return head is not None and head in tied.tied
+
+    def _head(self) -> str | None:
+        return next((name for name in self.structure.tied if self.structure.group_of(name) == "head"), None)
+
+    def is_head_untied(self) -> bool:
+        """Whether head and embedding are one in the base, and both are in the tuned checkpoint with other values."""
+        head = self._head()
+        names = self.tuned_names.stored_names
+        source = None if head is None else self.structure.tied[head]
+        if head not in names or source not in names:
+            return False
+        first, second = (Source(self.tuned, names[name]) for name in (source, head))
+        return compare(first, second).status not in ("equal", "rounding")
+
+    def notes(self) -> list[str]:
+        """How parts were found, and what a reader should know."""
+        parts = self.structure.parts
+        if parts is None:
+            return ["parts are told by names alone: there is no config.json beside the weights, and no model was given"]
+        found = [f"{part}: {how}" for part, how in parts.found_by.items()]
+        return [*found, "the adapter leaves all other tensors as they are in the base"] if self.is_adapter else found
+
+
+def _resolved(given: Given) -> Path | Mapping[str, Tensor] | nn.Module:
+    if not isinstance(given, str | Path):
+        return given
+    if str(given) == EMBEDDED:
+        return load_vlm(EMBEDDED)[0]
+    path = Path(given)
+    return hub_folder(str(given)) if not path.exists() and HUB_ID.fullmatch(str(given)) else path
+
+
+def _opened(given: Path | Mapping[str, Tensor] | nn.Module, label: str) -> Checkpoint:
+    if isinstance(given, Path):
+        if is_adapter_folder(given):
+            raise ModelError(f"{given}: holds an adapter, expected the {label}'s weights; give the model's own folder")
+        return open_files(given)
+    if isinstance(given, nn.Module):
+        return checkpoint_of_tensors(given.state_dict(), type(given).__name__)
+    return checkpoint_of_tensors(given, f"{label} (state dict)")
+
+
+def _structure(base: Any, tuned: Any, base_files: Checkpoint, tuned_files: Checkpoint | None) -> Structure:
+    """From the base's configuration or model, else from the tuned one's, else from names alone."""
+    for given, files in ((base, base_files), (tuned, tuned_files)):
+        if isinstance(given, nn.Module) and hasattr(given, "base_model_prefix"):
+            return Structure.of_model(given)
+        if files is not None and files.folder is not None:
+            return Structure.of_folder(files.folder)
+    return Structure()
+
+
+def _require_one_model(pair: Pair) -> None:
+    if not pair.matching.pairs and not pair.problems and not pair.tuned_names.unexpected:
+        raise ModelError(
+            f"{pair.label}: no tensor of it has a counterpart in {pair.base.label}; give the base that it was "
+            "tuned from"
+        )

@@ -1,0 +1,117 @@
+"""The two models of a repair, in memory: the base with its processor, and the tuned weights under the base's names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textanchor.diffs.compare import Source
+from textanchor.diffs.pair import Pair
+from textanchor.errors import ModelError
+from textanchor.files import read_json
+from textanchor.repairs.apply import is_changed
+from textanchor.vlm.loading import load_vlm
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """What a repair starts from."""
+
+    base: Any
+    """The base model in float32; gradients are on for exactly the tensors that tuning changed."""
+    processor: Any
+    tuned: dict[str, Tensor]
+    """Changed tensor by its name in the model -> its tuned values, in float32."""
+    pair: Pair
+    dtype: torch.dtype
+    """Type that the tuned weights are stored in."""
+
+    @property
+    def start(self) -> dict[str, Tensor]:
+        """The base's values of the changed tensors."""
+        state = self.base.state_dict()
+        return {name: state[name] for name in self.tuned}
+
+
+def open_pair(base: str | Path, tuned: str | Path) -> Pair:
+    """Both checkpoints; ModelError where a repair could not be exact: quantised, incomplete, or another model."""
+    for given in (base, tuned):
+        _refuse_quantised(Path(given))
+    pair = Pair(base, tuned, None)
+    if pair.problems:
+        raise ModelError(f"{pair.label}: incomplete: {pair.problems[0]}; copy it again before it is repaired")
+    if pair.structure.parts is None:
+        raise ModelError(f"{pair.base.label}: no config.json beside the weights; give the folder of the whole model")
+    if pair.tuned_names.lora:
+        raise ModelError(
+            f"{pair.label}: has LoRA factors beside its weights; merge them first (merge_and_unload, save_pretrained), "
+            "or give the adapter's own folder"
+        )
+    missing = [name for name in pair.matching.missing if name not in pair.matching.misnamed]
+    if missing:
+        raise ModelError(
+            f"{pair.label}: {missing[0]} is missing ({len(missing)} tensors in all); run textanchor diff to see what "
+            "it holds, and save it again"
+        )
+    if pair.is_head_untied():
+        raise ModelError(
+            f"{pair.label}: its output head has come apart from the input embedding, to which the base ties it, so the "
+            "base has no values of its own to go back to; tie them again, or repair a base that is untied too"
+        )
+    for name, (base_name, tuned_name) in pair.matching.pairs.items():
+        first, second = Source(pair.base, base_name).stored.shape, Source(pair.tuned, tuned_name).stored.shape
+        if first != second:
+            raise ModelError(f"{pair.label}: {name} has shape {second}, but {first} in the base; such a change stays")
+    return pair
+
+
+def load_models(base: str | Path, tuned: str | Path) -> Models:
+    """Load the base, and of the tuned checkpoint what differs; ModelError where that cannot be repaired exactly."""
+    pair = open_pair(base, tuned)
+    model, processor = load_vlm(base)
+    state = model.state_dict()
+    changed: dict[str, Tensor] = {}
+    for name, (_, tuned_name) in pair.matching.pairs.items():
+        if name in pair.structure.tied:
+            continue
+        if name not in state:
+            raise ModelError(
+                f"{pair.label}: {name} is stored otherwise than this version of Transformers has it in memory; load it "
+                "with from_pretrained and write it with save_pretrained first"
+            )
+        source = Source(pair.tuned, tuned_name)
+        values = source.rows(0, source.stored.num_rows).reshape(source.stored.shape).to(state[name].dtype)
+        if not torch.isfinite(values).all():
+            raise ModelError(f"{pair.label}: {name} has entries that are NaN or infinite, which no repair can mend")
+        if is_changed(state[name], values):
+            changed[name] = values
+    if not changed:
+        raise ModelError(f"{pair.label}: holds the base's weights, so there is nothing to repair")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in changed)
+    return Models(model, processor, changed, pair, stored_dtype(pair))
+
+
+def stored_dtype(pair: Pair) -> torch.dtype:
+    """Type of the tuned weights, as most of them are stored; of an adapter's, that of the base."""
+    sizes: dict[torch.dtype, int] = {}
+    for name, stored in pair.tuned.tensors.items():
+        dtype = stored.dtype
+        if pair.is_adapter and name in pair.base_names.stored_names:
+            dtype = pair.base.tensors[pair.base_names.stored_names[name]].dtype
+        if dtype.is_floating_point:
+            sizes[dtype] = sizes.get(dtype, 0) + stored.num_bytes
+    return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def _refuse_quantised(folder: Path) -> None:
+    config = folder / "config.json"
+    values: Mapping[str, Any] = read_json(config) if config.is_file() else {}
+    if values.get("quantization_config"):
+        raise ModelError(
+            f"{config}: the model is quantised, so its weights cannot be changed exactly; load it dequantised "
+            "(model.dequantize() after from_pretrained), write it with save_pretrained, and give that folder"
+        )
