@@ -61,7 +61,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	@echo "Installing the test tools into $(VENV) from the package registry: about 90 MB"
+	@echo "Installing the test tools into $(VENV) from the package registry: about 150 MB"
 	$(INSTALL) --editable '.[test]'
 	@touch $@
 

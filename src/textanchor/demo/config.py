@@ -56,7 +56,9 @@ class DemoConfig:
     def adapt_config(self, name: str, output: Path, *, anchor: Path) -> AdaptConfig:
         """The run called `name`, LLaVA's usual recipe: projector in full, LoRA on the language model."""
         held = {part: to_dict(chosen) for part, chosen in self.filters().items()}
-        method = {"name": name, **held, "anchor": str(anchor)} if name == "app" else {"name": name}
+        probed = {"task": "caption", "num_images": self.num_reference_images}  # the saved anchor has seen none of them
+        app = {**held, "anchor": str(anchor), "reference": probed}
+        method = {"name": name, **(app if name == "app" else {})}
         return AdaptConfig(
             model="embedded",
             data=DataConfig(task=self.task, num_images=self.num_images),

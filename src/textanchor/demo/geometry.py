@@ -16,6 +16,8 @@ from textanchor.vlm.capture import capture_projector
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import VLMParts, find_parts
 
+BATCH_SIZE = 16
+"""Images that pass the tower at once: its first stages take some 10 MB for each."""
 KS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 576)
 
 
@@ -44,7 +46,6 @@ def visual_tokens(model: nn.Module, processor: Any, items: Sequence[Item]) -> Te
     """(N, D) projected tokens of the items' images, of a plain model or one wrapped by PEFT."""
     parts: VLMParts = find_parts(model)
     images = [open_image(item.image) for item in items if item.image is not None]
-    inputs = processor.image_processor(images, return_tensors="pt")
     found: list[Tensor] = []
 
     def keep(end: str, states_ND: Tensor) -> None:
@@ -52,7 +53,9 @@ def visual_tokens(model: nn.Module, processor: Any, items: Sequence[Item]) -> Te
             found.append(states_ND.float().clone())
 
     plain: Any = unwrapped(parts.model)
-    capture_projector(parts, lambda: plain.get_image_features(**inputs), keep)
+    for first in range(0, len(images), BATCH_SIZE):
+        inputs = processor.image_processor(images[first : first + BATCH_SIZE], return_tensors="pt")
+        capture_projector(parts, lambda inputs=inputs: plain.get_image_features(**inputs), keep)
     return torch.cat(found)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from textanchor.stats import interpolate_at_level
+from textanchor.evaluation.retention import CurvePoint, matched_learning
 
 SMALLEST_EFFECT_NATS = 0.05
 """Differences of the old tasks' cross-entropy below this are called none."""
@@ -14,31 +14,13 @@ Curve = Sequence[Mapping[str, Any]]
 
 def compare_at_matched_learning(curves: Mapping[str, Curve]) -> dict[str, Any]:
     """The `matched` object of report.json: what is kept where each curve reaches the best accuracy that all reach."""
-    learned = {name: [point["new"]["accuracy"] for point in curve] for name, curve in curves.items()}
-    level = min(max(values) for values in learned.values())
-    start = max(values[0] for values in learned.values())
-    if level <= start:
-        return {
-            "metric": "accuracy",
-            "level": None,
-            "reached": {name: max(values) > start for name, values in learned.items()},
-            "at_level": dict.fromkeys(curves),
-        }
-    return {
-        "metric": "accuracy",
-        "level": level,
-        "reached": dict.fromkeys(curves, True),
-        "at_level": {name: _kept(curve, learned[name], level) for name, curve in curves.items()},
-    }
+    found = matched_learning({name: [_point(point) for point in curve] for name, curve in curves.items()})
+    return {"metric": "accuracy", "level": found.level, "reached": found.reached, "at_level": found.kept}
 
 
-def _kept(curve: Curve, learned: Sequence[float], level: float) -> dict[str, float | None]:
-    kept = {
-        key: interpolate_at_level(learned, [point[part][metric] for point in curve], level)
-        for key, (part, metric) in KEPT.items()
-    }
-    text = interpolate_at_level(learned, [point["text_cross_entropy"] for point in curve], level)
-    return {**kept, "text_cross_entropy": text}
+def _point(point: Mapping[str, Any]) -> CurvePoint:
+    kept = {key: point[part][metric] for key, (part, metric) in KEPT.items()}
+    return CurvePoint(point["new"]["accuracy"], {**kept, "text_cross_entropy": point["text_cross_entropy"]})
 
 
 def headline(

@@ -27,11 +27,13 @@ from textanchor.evaluation.suite import EvaluationOptions
 from textanchor.evaluation.suites.closed import ClosedSuite
 from textanchor.files import require_free_directory, write_json
 from textanchor.holds import Anchor, FilterConfig, HoldPlan, fit_anchor, plan_holds
-from textanchor.records import Score, environment
+from textanchor.records import RunRecord, Score, environment, memory_cost
 from textanchor.report.build import build_report
-from textanchor.training.adapt import AdaptResult, adapt
+from textanchor.training.adapt import adapt
+from textanchor.training.audit import Audit
 from textanchor.training.curve import CheckpointScorer, log_spaced_steps
 from textanchor.training.drift import DriftRecorder
+from textanchor.training.features import FeatureStore
 from textanchor.training.session import Session
 from textanchor.vlm.embedded import load_embedded
 from textanchor.vlm.parts import find_parts
@@ -40,43 +42,37 @@ NUM_GEOMETRY_IMAGES = 64
 
 
 class DriftInAnchor(DriftRecorder):
-    """Drift in the directions that `app` holds, of any run; the plan is made once and kept beside the anchor."""
+    """Drift in the directions that `app` holds, also of a run that holds nothing."""
 
     def __init__(self, on_steps: Iterable[int], anchor: Path, filters: Mapping[str, FilterConfig]):
         super().__init__(on_steps)
-        self.anchor, self.saved, self.filters = anchor, anchor.with_name("plan"), filters
+        self.anchor, self.filters = anchor, filters
 
-    def on_run_begin(self, session: Session) -> None:
-        super().on_run_begin(session)
-        if self.saved.exists():
-            self.plan = HoldPlan.load(self.saved, session.model)
-            return
-        # read anew, because an anchor of all linears takes 800 MB that only the plan needs
-        self.plan = plan_holds(session.parts, Anchor.load(self.anchor), dict(self.filters))
-        self.plan.save(self.saved)
+    def on_run_begin(self, session: Session, plan: HoldPlan | None) -> None:
+        super().on_run_begin(session, plan or plan_holds(session.parts, Anchor.load(self.anchor), dict(self.filters)))
 
 
 @dataclass(frozen=True)
 class MethodRun:
-    """One adapted model with everything that was measured of it."""
+    """Everything that was measured of one adapted model."""
 
-    result: AdaptResult
+    audit: Audit
+    record: RunRecord
     rows: list[Score]
     curve: list[dict[str, Any]]
     energy: list[float]
 
     def for_report(self, before: list[Score]) -> dict[str, Any]:
         """The RUN object of report.json."""
-        audit = asdict(self.result.audit)
-        record = self.result.record
+        audit = asdict(self.audit)
         return {
             "scores": scores_for_report(self.rows, before),
             "curve": _columns(self.curve, "step", "new", "old", "text_cross_entropy"),
             "norms": _columns(self.curve, "step", "visual_token_norm", "text_token_norm"),
-            "drift": record.extra["drift"],
+            "drift": self.record.extra["drift"],
             "audit": {key: audit[key] for key in ("tensors", "reload_max_difference", "trained_not_saved")},
-            "loss": _columns(record.extra["loss"], "step", "loss"),
-            "seconds": record.cost["seconds"],
+            "loss": _columns(self.record.extra["loss"], "step", "loss"),
+            "seconds": self.record.cost["seconds"],
         }
 
 
@@ -92,6 +88,7 @@ class Demo:
         say("loading the embedded model (SmolLM2-135M-Instruct, EfficientNet-lite0, projector)")
         self.model, self.processor = load_embedded()
         self.options = EvaluationOptions(autocast=True, tower_cache=TowerCache(), batch_size=24)
+        self.features = FeatureStore()  # both runs see the same images through the same frozen tower
         self.suites = Suites.build(config, self.model, self.options)
         self.images: list[Item] = load_items("caption", split="validation", num_items=NUM_GEOMETRY_IMAGES)
         self.space = self._fit_anchor()
@@ -120,11 +117,12 @@ class Demo:
         steps = log_spaced_steps(self.config.max_steps, self.config.num_points)
         scorer = CheckpointScorer(steps[1:], self._point)
         drift = DriftInAnchor(steps, self.anchor, self.config.filters())
-        result = adapt(config, model=model, processor=processor, callbacks=[scorer, drift])
+        result = adapt(config, model=model, processor=processor, callbacks=[scorer, drift], features=self.features)
         self.say(str(result.audit))
         rows = self.suites.score(result.model, processor)
         energy = self.space.energy(visual_tokens(result.model, processor, self.images))
-        return MethodRun(result, rows, [self.start, *scorer.entries], energy)
+        # neither the tuned model nor its plan is needed any more, and together they take a gigabyte
+        return MethodRun(result.audit, result.record, rows, [self.start, *scorer.entries], energy)
 
     def _point(self, model: nn.Module, processor: Any) -> dict[str, Any]:
         norms = token_norms(model, visual_tokens(model, processor, self.images))
@@ -186,7 +184,7 @@ def run_demo(out: Path, *, task: str, seed: int, config: DemoConfig | None = Non
         demo = Demo(config, out, Path(scratch), say)
         before = demo.measure_before()
         runs = {name: demo.run(name) for name in METHODS}
-    report = demo.report(before, runs)
+    report = demo.report(before, runs) | {"cost": {"seconds": time.monotonic() - began, **memory_cost()}}
     write_json(out / "report.json", report)
     page = build_report(out / "report.json", out / "report.html")
     printed = Console(highlight=False)

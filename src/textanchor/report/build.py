@@ -8,9 +8,9 @@ from typing import Any
 from markupsafe import Markup
 
 from textanchor.files import atomic_file, read_json
-from textanchor.report.page import Page
+from textanchor.report.page import Page, sections_of
 from textanchor.report.pages import PAGES
-from textanchor.report.schema import Report, check_report, has_data
+from textanchor.report.schema import Report, check_report
 from textanchor.report.templating import render_document, style_sheet
 
 SCRIPT_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
@@ -40,21 +40,30 @@ def render_report(report: Any, *, source: str = "the report's data", pages: Sequ
     Raises:
         DataError: names `source` and each key that is missing, of the wrong kind or at odds with another.
     """
-    checked = check_report(report, source=source)
-    shown = [page for page in pages if any(has_data(checked, path) for path in page.needs)]
-    left_out = [page for page in pages if page not in shown]
+    return render_pages(check_report(report, source=source), pages)
+
+
+def render_pages(checked: Report, pages: Sequence[Page]) -> str:
+    """The HTML of checked data; pages whose data is absent are left out, and that is said."""
+    sections, left_out = sections_of(checked, pages)
     return render_document(
         "base.html",
         report=checked,
         style=style_sheet(),
-        pages=[(page, page.render(checked)) for page in shown],
+        sections=sections,
         left_out=left_out,
-        data=_embedded(checked),
+        data=embedded(checked),
     )
 
 
-def _embedded(report: Report) -> Markup:
+def embedded(report: Report) -> Markup:
     """The data for a script element; images are left out, as the page holds them already."""
-    samples = [{k: v for k, v in sample.items() if k != "image_png_base64"} for sample in report.get("samples", [])]
-    data = report | ({"samples": samples} if samples else {})
+    data = without_images(report)
     return Markup(json.dumps(data, ensure_ascii=False, allow_nan=False).translate(SCRIPT_ESCAPES))
+
+
+def without_images(value: Any) -> Any:
+    """The same data without any key `image_png_base64`."""
+    if isinstance(value, dict):
+        return {key: without_images(entry) for key, entry in value.items() if key != "image_png_base64"}
+    return [without_images(entry) for entry in value] if isinstance(value, list) else value

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from textanchor.report.charts.markers import legend_marker
 from textanchor.report.readings import styles
-from textanchor.report.schema import Report
+from textanchor.report.schema import Report, has_data
 from textanchor.report.templating import render_template
 
 
@@ -24,6 +24,23 @@ class Page:
     """Key paths (`*` for any key), one of which must hold data; otherwise the page is left out and that is said."""
     render: Callable[[Report], Markup]
     """From a checked report to an HTML fragment without the heading."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A page with its content, as the document shows it."""
+
+    id: str
+    title: str
+    lead: str
+    body: Markup
+
+
+def sections_of(checked: Report, pages: Sequence[Page]) -> tuple[list[Section], list[Page]]:
+    """The pages that have data, rendered, and those that have none."""
+    shown = [page for page in pages if any(has_data(checked, path) for path in page.needs)]
+    sections = [Section(page.id, page.title, page.lead, page.render(checked)) for page in shown]
+    return sections, [page for page in pages if page not in shown]
 
 
 @dataclass(frozen=True)

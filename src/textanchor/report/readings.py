@@ -34,7 +34,7 @@ class Change:
 def styles(report: Report) -> dict[str, Style]:
     """The look of "before" and of each method, in the order of the file."""
     found = {"before": Style("before", LABELS["before"], "s-before", MARKERS["before"])}
-    methods: list[str] = list(report["after"])
+    methods: list[str] = list(report.get("after", ()))  # a measurement tunes nothing
     others = [name for name in methods if name not in MARKERS]
     for name in methods:
         if name in MARKERS:

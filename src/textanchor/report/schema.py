@@ -87,6 +87,7 @@ REPORT = {
     "command?": OneOf(is_text, [is_text]),
     "environment?": is_object,
     "config?": is_object,
+    "cost?": {"seconds": is_number, "peak_memory_mb?": is_number},  # of everything up to the report
     "model?": {
         "name": is_text,
         "parameters": is_count,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from textanchor.report.numbers import compact, fixed
+from textanchor.report.numbers import TIMES, compact, fixed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Scale:
     def ticks(self, about: int = 5) -> list[tuple[float, str]]:
         """Round values inside the range with their labels."""
         if self.axis.kind == "log":
-            return [(x, compact(x)) for x in _log_ticks(self.low, self.high)]
+            return [(x, _power(x)) for x in _log_ticks(self.low, self.high)]
         values = _linear_ticks(self.low, self.high, about)
         step = values[1] - values[0] if len(values) > 1 else 1.0
         if self.axis.kind == "share":
@@ -56,7 +56,8 @@ def fit(axis: Axis, data: Iterable[float]) -> Scale:
         return Scale(axis, low, high)
     low, high = min(values), max(values)
     air = 0.09 * (high - low) or 0.1 * abs(high) or 1.0
-    low, high = (end if end in axis.include else end + sign * air for end, sign in ((low, -1), (high, 1)))
+    firm = axis.include if low < high else ()  # one value alone still needs a range
+    low, high = (end if end in firm else end + sign * air for end, sign in ((low, -1), (high, 1)))
     if axis.kind == "share":
         low, high = max(low, 0.0), min(high, 1.0)
     return Scale(axis, low, high)
@@ -76,6 +77,11 @@ def _log_ticks(low: float, high: float) -> list[float]:
     stride = max(1, (last - first) // 6)
     values = [m * 10.0**e for e in range(first, last + 1, stride) for m in multiples]
     return [x for x in values if low * (1 - 1e-9) <= x <= high * (1 + 1e-9)]
+
+
+def _power(x: float) -> str:
+    """A tick of a log axis: of a power of ten that is written as one, only the power, because labels are narrow."""
+    return compact(x).removeprefix(f"1.0{TIMES}")
 
 
 def _decimals(step: float) -> int:

@@ -39,9 +39,14 @@ def _run(report: Report) -> tuple[str, list[tuple[str, str]]]:
     looks = styles(report)
     facts += [
         (f"Training, {looks[name].label}", duration(run["seconds"]))
-        for name, run in report["after"].items()
+        for name, run in report.get("after", {}).items()
         if "seconds" in run
     ]
+    cost = report.get("cost", {})
+    if "seconds" in cost:
+        facts.append(("Whole run", duration(cost["seconds"])))
+    if "peak_memory_mb" in cost:
+        facts.append(("Most memory held", f"{cost['peak_memory_mb'] / 1024:.2f} GiB"))
     return "Run", facts
 
 

@@ -1,0 +1,87 @@
+"""`textanchor diff`: what happened to a tuned model."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXIT_LOST = 3
+"""With --strict: the tuned files do not hold, or do not load as, the model that was trained."""
+
+
+class Part(StrEnum):
+    """Parts that may be meant to stay as they are."""
+
+    vision_tower = "vision_tower"
+    projector = "projector"
+    language_model = "language_model"
+    embedding = "embedding"
+    head = "head"
+
+
+def run(
+    base: Annotated[str, typer.Argument(help='The model before tuning: a folder, a file, a hub id, or "embedded".')],
+    tuned: Annotated[str, typer.Argument(help="The model after tuning: a folder, a file, or a PEFT adapter's folder.")],
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="Texts (.txt, one on each line, or JSON rows with `text`) to weight the text anchor by."),
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="The PEFT adapter that was merged into TUNED, to see how often it was.")
+    ] = None,
+    frozen: Annotated[
+        list[Part] | None, typer.Option(help="A part that was meant to stay as it was; may be repeated.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for diff.html and diff.json.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 when something was lost.")] = False,
+) -> None:
+    """Say what changed between BASE and TUNED, and whether TUNED holds what was trained; nothing is run."""
+    import sys
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from textanchor.data.texts import read_texts
+    from textanchor.diffs import diff
+    from textanchor.files import require_free_directory
+
+    if out is not None:
+        require_free_directory(out)
+    with Progress(console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("comparing", total=None)
+        report = diff(
+            base,
+            tuned,
+            adapter=adapter,
+            texts=None if texts is None else read_texts(texts, None),
+            frozen=[part.value for part in frozen or ()],
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    _print(report)
+    if out is not None:
+        report.save(out)
+        typer.echo(f"{out / 'diff.html'}")
+    if strict and report.is_lost:
+        raise typer.Exit(EXIT_LOST)
+
+
+def _print(report: Any) -> None:
+    """The verdict in one line, the other findings, the table of parts."""
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    colors = {"lost": "bold red", "warning": "yellow", "note": "green"}
+    for finding in report.findings:
+        color = colors[finding.severity]
+        console.print(f"[{color}]{finding.severity}:[/] {escape(finding.sentence)}", soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD)
+    header, *rows = report.part_table()
+    for i, title in enumerate(header):
+        table.add_column(title, justify="left" if i == 0 else "right", no_wrap=i > 0)
+    for cells in rows:
+        table.add_row(*cells)
+    console.print(table)

@@ -1,0 +1,160 @@
+"""From geometry.json to geometry.html: check, render the sections, inline everything, write atomically."""
+
+from pathlib import Path
+from typing import Any
+
+from textanchor.errors import DataError
+from textanchor.files import atomic_file, read_json
+from textanchor.report.build import render_pages
+from textanchor.report.check import (
+    Named,
+    OneOf,
+    Shape,
+    is_count,
+    is_number,
+    is_object,
+    is_png,
+    is_share,
+    is_text,
+    problems,
+)
+from textanchor.report.schema import INTERVAL, MAX_PROBLEMS_TOLD
+
+POINTS = [[is_number]]
+VERDICTS = ("holds", "does not hold", "undecided")
+
+
+def is_verdict(value: Any) -> str | None:
+    """One of the three verdicts."""
+    return None if value in VERDICTS else f"one of {', '.join(VERDICTS)}"
+
+
+def is_word_and_count(value: Any) -> str | None:
+    """A word and how many image tokens read as it."""
+    fits = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and is_count(value[1]) is None
+    return None if fits else "a word and a count"
+
+
+PLACE: Shape = {
+    "num_tokens": is_count,
+    "num_sinks": is_count,
+    "width": is_count,
+    "mean_norm": is_number,
+    "outlier_dimensions": is_count,
+    "measures": Named(is_number),
+    "intervals?": Named(INTERVAL),
+    "gaussian?": {"isotropic": is_number, "norm_matched": is_number},
+}
+CLAIM: Shape = {
+    "claim": is_text,
+    "name": is_text,
+    "statement": is_text,
+    "place": is_text,
+    "value": is_number,
+    "null": is_number,
+    "margin": is_number,
+    "direction": is_text,
+    "interval": [is_number],
+    "interval_kind": is_text,
+    "verdict": is_verdict,
+    "caveat": is_text,
+}
+SUBSPACES: Shape = {
+    "depth": is_count,
+    "num_directions": is_count,
+    "visual_by_text": INTERVAL,
+    "text_by_visual": INTERVAL,
+    "chance": is_share,
+    "visual_by_shuffled_text": is_share,
+    "text_by_shuffled_visual": is_share,
+    "angles": [is_number],
+    "random_angles": [is_number],
+}
+GEOMETRY: Shape = {
+    "title": is_text,
+    "created": is_text,
+    "textanchor_version": is_text,
+    "command": OneOf(is_text, [is_text]),
+    "environment": is_object,
+    "config": is_object,
+    "model": is_object,
+    "data": is_object,
+    "depths": [is_count],
+    "places": Named(PLACE, at_least=1),
+    "spectra": Named([is_number]),
+    "between": [
+        {
+            "depth": is_count,
+            "gap": is_number,
+            "gap_normalised": is_number,
+            "norm_ratio": is_number,
+            "frechet": is_number,
+        }
+    ],
+    "integration": {"depths": [is_count], "per_layer": [is_number], "rate": is_number},
+    "subspaces": [SUBSPACES],
+    "coverage": [{"depth": is_count, "visual_in_text": INTERVAL, "text_in_visual": INTERVAL}],
+    "dimension": [{"depth": is_count, "visual_dimension": INTERVAL, "text_dimension": INTERVAL}],
+    "pairs": [
+        {
+            "depth": is_count,
+            "num_pairs": is_count,
+            "cka": INTERVAL,
+            "neighbors_beyond_chance": INTERVAL,
+            "shuffled_beyond_chance": is_number,
+            "prediction": {
+                "text_from_visual": INTERVAL,
+                "visual_from_text": INTERVAL,
+                "shuffled": {"text_from_visual": is_number, "visual_from_text": is_number},
+            },
+        }
+    ],
+    "gap_map": [{"depth": is_count, "visual": POINTS, "text": POINTS}],
+    "random_weights": [{"depth": is_count, "measures": Named(is_number)}],
+    "lens?": {
+        "summary": [
+            {
+                "lens": is_text,
+                "depth": is_count,
+                "num_tokens": is_count,
+                "mean_best_cosine?": is_number,
+                "different_words": is_share,
+                "most_common_word": is_share,
+            }
+        ],
+        "gallery": [
+            {"image_png_base64": is_png, "id": is_text, "captions": [is_text], "words": Named([is_word_and_count])}
+        ],
+    },
+    "movement?": is_object,
+    "claims": [CLAIM],
+    "verdicts": [{"claim": is_text, "name": is_text, "verdict": is_verdict, "holds_at": [is_text]}],
+    "not_measured": [{"what": is_text, "why": is_text}],
+}
+
+
+def build_geometry_page(geometry: Path | dict[str, Any], out: Path) -> Path:
+    """Write the page of a geometry.json (the file or its content) as one HTML file, and return its path.
+
+    Raises:
+        DataError: the file is not JSON, or keys are missing or of the wrong kind.
+    """
+    source = "the measured data" if isinstance(geometry, dict) else str(geometry)
+    html = render_geometry(geometry if isinstance(geometry, dict) else read_json(geometry), source=source)
+    with atomic_file(out) as temporary:
+        temporary.write_text(html, encoding="utf-8", newline="\n")
+    return out
+
+
+def render_geometry(geometry: Any, *, source: str = "the measured data") -> str:
+    """The HTML of a geometry.json; the same data gives the same bytes. DataError as `build_geometry_page`."""
+    from textanchor.report.measured import SECTIONS
+
+    found = list(problems(geometry, GEOMETRY))
+    if found:
+        more = f"; and {len(found) - MAX_PROBLEMS_TOLD} more" if len(found) > MAX_PROBLEMS_TOLD else ""
+        raise DataError(
+            f"{source} is not a measurement that can be shown: {'; '.join(found[:MAX_PROBLEMS_TOLD])}{more}. "
+            "Write it again with `textanchor measure`."
+        )
+    return render_pages(geometry, SECTIONS)

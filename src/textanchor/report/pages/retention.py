@@ -1,0 +1,188 @@
+"""The sections of the retention page: forgetting of each suite, what sums it up, and the learning-retention curve."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from textanchor.report.charts.axes import Axis, fit
+from textanchor.report.charts.lines import Guide, Line, line_chart
+from textanchor.report.charts.markers import legend_marker
+from textanchor.report.charts.strips import Lane, Reference, strip
+from textanchor.report.numbers import NATS, SHARE, Unit, Value
+from textanchor.report.page import Figure, Page, Table
+from textanchor.report.readings import Style
+from textanchor.report.schema import Report
+from textanchor.report.templating import render_template
+
+MEASURES: dict[str, tuple[str, str, Unit]] = {
+    "accuracy": ("Accuracy", "percentage points of right answers lost", SHARE),
+    "gold_nats": ("Cross-entropy of the right answer", "nats per item more", NATS),
+    "text_nats": ("Cross-entropy of text", "nats per token more", NATS),
+    "chair_s": ("Captions that name what is not there", "percentage points of captions more", SHARE),
+    "cider_d": ("Captions, CIDEr-D", "of 10, lost", NATS),
+}
+"""Title, what forgetting is, and how values are written; of all, positive forgetting is worse."""
+THIS, OTHER = Style("this", "This run", "s-app", "disc"), Style("other", "The other method", "s-full", "square")
+KEPT = ("accuracy", "gold_nats", "language_accuracy", "language_gold_nats", "text_nats")
+KEPT_TITLES = {"language_accuracy": "Accuracy, language", "language_gold_nats": "Right answer in nats, language"}
+VERDICTS = {"worse": "▲", "better": "▼", "unclear": "≈", "equal": "="}
+
+
+def render_suites(report: Report) -> Markup:
+    """One figure for each measure: a whisker for each suite around its forgetting, and the line of no change."""
+    charts = []
+    for measure, (title, what, unit) in MEASURES.items():
+        having = {name: suite for name, suite in report["suites"].items() if measure in suite["measures"]}
+        if having:
+            charts.append({"title": title, "note": what, **_rows(having, measure, unit)})
+    header = ["Suite", "Measure", "Before", "After", "Forgetting", "Interval", "Items"]
+    return render_template("retention.html", charts=charts, table=Table(header, list(_numbers(report))))
+
+
+def _rows(suites: Mapping[str, Any], measure: str, unit: Unit) -> dict[str, Any]:
+    shown_as = 100 if unit is SHARE else 1  # shares in percentage points, as their changes are written
+    lost = {name: suite["measures"][measure]["forgetting"] for name, suite in suites.items()}
+    shown = {
+        name: Value(*(shown_as * value[end] for end in ("estimate", "low", "high"))) for name, value in lost.items()
+    }
+    ends = [end for value in shown.values() for end in (value.low, value.high) if end is not None]
+    scale = fit(Axis(label="", include=(0.0,)), ends)
+    rows = []
+    for name, suite in suites.items():
+        values, word = suite["measures"][measure], verdict(lost[name])
+        before, after = unit.number(values["before"]), unit.number(values["after"])
+        zero = Reference("zero", "no change", 0.0)
+        rows.append(
+            {
+                "suite": name,
+                "tuned": suite["tuned"],
+                "hint": f"{suite['num_items']} items, {before} to {after}",
+                "strip": strip(None, [Lane(THIS, shown[name])], scale=scale, unit=NATS, name=name, references=[zero]),
+                "change": {"text": unit.change(lost[name]["estimate"]), "verdict": word, "arrow": VERDICTS[word]},
+            }
+        )
+    ticks = [(f"{100 * scale.position(x):.2f}", label) for x, label in scale.ticks()]
+    return {"ticks": ticks, "rows": rows}
+
+
+def verdict(lost: Mapping[str, float]) -> str:
+    """A word on a forgetting that its interval supports."""
+    if lost["low"] > 0:
+        return "worse"
+    return "better" if lost["high"] < 0 else "unclear" if lost["low"] < lost["high"] else "equal"
+
+
+def _numbers(report: Report) -> Iterable[list[str]]:
+    for name, suite in report["suites"].items():
+        for measure, values in suite["measures"].items():
+            lost = values["forgetting"]
+            cells = [NATS.number(values["before"]), NATS.number(values["after"]), NATS.change(lost["estimate"])]
+            yield [name, MEASURES[measure][0], *cells, _interval(lost), str(suite["num_items"])]
+
+
+def _interval(value: Mapping[str, float]) -> str:
+    return f"{NATS.change(value['low'])} to {NATS.change(value['high'])}"
+
+
+def render_sums(report: Report) -> Markup:
+    """Transfer, H-mean, BWT, format loss and the comparison at matched learning as one table of words and numbers."""
+    rows = list(_sums(report))
+    return render_template("retention_sums.html", table=Table(["What", "Value", "Interval", "Of what"], rows))
+
+
+def _sums(report: Report) -> Iterable[list[str]]:
+    for kind, measures in report["transfer"].items():
+        for measure, mean in measures.items():
+            what = f"{MEASURES[measure][0]}: mean change over {', '.join(mean['suites'])}"
+            yield [f"Transfer, {kind} suites", NATS.change(mean["estimate"]), _interval(mean), what]
+    if report["h_mean"] is not None:
+        h = report["h_mean"]
+        what = f"2UD/(U+D), kept accuracy U {SHARE.number(h['upstream'])}, tuned D {SHARE.number(h['downstream'])}"
+        yield ["H-mean", SHARE.number(h["value"]), "", what]
+    for measure, mean in (report["bwt"] or {}).items():
+        yield ["BWT", NATS.change(mean["estimate"]), _interval(mean), f"{MEASURES[measure][0]}, over the tuned tasks"]
+    for name, suite in report["suites"].items():
+        parts = {"total": "read strictly", "real": "read leniently", "format": "strict minus lenient"}
+        for part, what in parts.items() if suite["format_loss"] is not None else ():
+            lost = suite["format_loss"][part]
+            yield [f"{name}, {part} loss", NATS.change(lost["estimate"]), _interval(lost), f"accuracy {what}"]
+    matched = report["matched"] or {"level": None, "kept": {}}
+    for name, kept in matched["kept"].items() if matched["level"] is not None else ():
+        for measure in KEPT:
+            if kept.get(measure) is not None:
+                what = f"{_title(measure)}, where both have learned to {SHARE.number(matched['level'])}"
+                yield [f"{name}, at matched learning", NATS.number(kept[measure]), "", what]
+
+
+def _title(measure: str) -> str:
+    return KEPT_TITLES.get(measure) or MEASURES[measure][0]
+
+
+def render_curve(report: Report) -> Markup:
+    """What was kept against what was learned, run by run; beside it the other method, where there is one."""
+    curves = [(THIS, report["runs"][-1], report["curve"])]
+    others = (report["matched"] or {"curves": {}})["curves"]
+    curves += [(OTHER, name, points) for name, points in others.items()]
+    figures = [figure for measure in KEPT if (figure := _figure(report, measure, curves)) is not None]
+    legend = [(Style(look.key, name, look.css, look.marker), legend_marker(look.marker)) for look, name, _ in curves]
+    note = "Lines join the runs in their order; between them nothing was measured."
+    return render_template("figures.html", figures=figures, legend=legend, line_keys=(), note=note)
+
+
+def _figure(report: Report, measure: str, curves: Iterable[tuple[Style, str, Any]]) -> Figure | None:
+    lines, rows = [], []
+    for look, name, points in curves:
+        known = [(p["run"], p["learned"]["accuracy"], p["kept"].get(measure)) for p in points]
+        known = [(run, x, y) for run, x, y in known if x is not None and y is not None]
+        notes = tuple(f"{run}: learned {SHARE.number(x)}, kept {NATS.number(y)}" for run, x, y in known)
+        if known:
+            lines.append(Line(style=look, points=tuple((x, y) for _, x, y in known), notes=notes))
+        rows += [[name, run, SHARE.number(x), NATS.number(y)] for run, x, y in known]
+    if not lines:
+        return None
+    level = (report["matched"] or {"level": None})["level"]
+    chart = line_chart(
+        lines,
+        title=_title(measure),
+        description=f"{_title(measure)} of what was not tuned on, against accuracy on {', '.join(report['tuned'])}.",
+        x=Axis(label=f"learned: {', '.join(report['tuned'])}, accuracy", kind="share"),
+        y=Axis(label=f"kept: {_title(measure).lower()}"),
+        guides=[] if level is None else [Guide("x", level, f"reached by both: {SHARE.number(level)}")],
+    )
+    better = "Up is kept." if measure.endswith("accuracy") else "Down is kept."
+    return Figure(
+        title=_title(measure), note=better, chart=chart, table=Table(["Curve", "Run", "Learned", "Kept"], rows)
+    )
+
+
+PAGES: tuple[Page, ...] = (
+    Page(
+        id="forgetting",
+        title="Kept and lost, suite by suite",
+        lead=(
+            "Each mark is the mean change of a suite from the first run to the last, the same items before and after, "
+            "turned so that right is worse. Whiskers are 95 % intervals over items: where they touch the line of no "
+            "change, nothing can be said."
+        ),
+        needs=("suites",),
+        render=render_suites,
+    ),
+    Page(
+        id="sums",
+        title="Summed up",
+        lead=(
+            "Transfer is the mean change over what was not tuned on, so below zero of an accuracy is a loss. A right "
+            "answer in another format is a loss of format, not of ability."
+        ),
+        needs=("transfer.*", "h_mean", "bwt", "matched"),
+        render=render_sums,
+    ),
+    Page(
+        id="curve",
+        title="Learning against keeping, run by run",
+        lead="Two methods are compared fairly where they have learned equally much: on a vertical line.",
+        needs=("curve",),
+        render=render_curve,
+    ),
+)

@@ -1,0 +1,20 @@
+"""Pages of one verb's outcome, such as a diff: sections in the report's looks, made from plain JSON."""
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from textanchor.report.page import Section, Table
+from textanchor.report.templating import render_document, render_template, style_sheet
+
+
+def render_plain(title: str, byline: Sequence[str], sections: Sequence[Section], *, data_file: str) -> str:
+    """The whole page; the same data gives the same bytes."""
+    return render_document(
+        "plain.html", title=title, byline=byline, sections=sections, style=style_sheet(), data_file=data_file
+    )
+
+
+def render_tables(tables: Sequence[tuple[str, Table, bool]], note: str = "") -> Markup:
+    """Tables with (title, content, whether it is folded away)."""
+    return render_template("tables.html", tables=tables, note=note)
