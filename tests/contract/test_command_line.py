@@ -47,7 +47,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_command_line_grows_only_on_purpose() -> None:
-    assert list(main.VERBS) == ["demo", "parts", "adapt", "evaluate", "report", "fetch"]
+    names = ["demo", "parts", "adapt", "evaluate", "diff", "repair", "measure", "report", "fetch"]
+    assert list(main.VERBS) == names
 
 
 def test_the_demo_verb_offers_what_the_demo_has() -> None:
@@ -86,6 +87,15 @@ def test_version() -> None:
         (["parts", "nobody/no-such-model"], ["nobody/no-such-model"]),
         (["evaluate", "embedded", "--suite", "shapes", "--out", "e"], ["'shapes'", "did you mean 'shape'"]),
         (["evaluate", "embedded", "--suite", "shape", "--out", "e", "--baseline", "none"], ["none"]),
+        (["diff", "none", "config.yaml"], ["none", "no such folder or file"]),
+        (["diff", "config.yaml", "none"], ["config.yaml", "not a safetensors file"]),
+        (["diff", "none", "none", "--out", "config.yaml"], ["config.yaml", "expected a folder"]),
+        (["measure", "embedded", "--data", "none", "--out", "m"], ["none", "no such file or folder", "'scenes'"]),
+        (["measure", "embedded", "--data", "scenes", "--out", "m", "--num-images", "5"], ["num_images", "at least 20"]),
+        (["repair", "none", "--base", "none", "--out", "e"], ["none", "no such folder or file"]),
+        (["repair", "none", "--base", "none", "--out", "e", "--keep", "tasks"], ["--validate"]),
+        (["repair", "none", "--base", "none", "--out", "e", "--plan", "config.yaml"], ["config.yaml", "unknown key"]),
+        (["repair", "none", "--base", "none", "--out", "e", "--strength", "2"], ["strength", "0 and 1"]),
         (["report", "none"], ["none/report.json", "cannot be read"]),
     ],
 )

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 LIBRARIES = ["torch", "transformers", "peft", "accelerate", "matplotlib", "scipy", "sklearn", "skimage", "numpy"]
+LIBRARIES += ["lm_eval", "datasets"]
 
 
 def loaded_by(code: str) -> set[str]:
@@ -38,6 +39,7 @@ except SystemExit as end:
         (SHOW_HELP.format(arguments=["--help"]), set()),
         (SHOW_HELP.format(arguments=["adapt", "--help"]), set()),
         ("import textanchor.spectral", {"numpy", "torch"}),
+        ("import textanchor.geometry", {"numpy", "torch"}),
         ("import textanchor.holds", {"numpy", "torch"}),
         ("import textanchor; textanchor.attach", {"numpy", "torch"}),
         ("import textanchor.vlm.parts, textanchor.vlm.families, textanchor.vlm.capture", {"numpy", "torch"}),

@@ -13,12 +13,13 @@ PACKAGE = "textanchor"
 LAYERS = {
     **dict.fromkeys(("errors", "files", "config", "records", "stats", "fetch"), 0),
     **dict.fromkeys(("spectral", "report"), 1),
-    **dict.fromkeys(("vlm", "data"), 2),
+    **dict.fromkeys(("vlm", "data", "geometry"), 2),
     "holds": 3,
+    "diffs": 4,
     "evaluation": 4,
     "training": 5,
     "methods": 6,
-    "demo": 7,
+    **dict.fromkeys(("analysis", "demo", "repairs"), 7),
     "cli": 8,
 }
 
@@ -26,7 +27,7 @@ HEAVY = {"torch", "transformers", "peft", "accelerate", "safetensors", "matplotl
 FRAMEWORKS = {"transformers", "peft", "accelerate"}
 FORBIDDEN = {
     **dict.fromkeys(("errors", "files", "config", "records", "stats", "fetch"), HEAVY),
-    "spectral": FRAMEWORKS,
+    **dict.fromkeys(("spectral", "geometry"), FRAMEWORKS),
     "report": {"torch", "safetensors"} | FRAMEWORKS,
     "data": {"torch", "safetensors"} | FRAMEWORKS,
     "holds": FRAMEWORKS,

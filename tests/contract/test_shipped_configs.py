@@ -7,6 +7,7 @@ import pytest
 
 from textanchor.config import load_config
 from textanchor.methods import METHODS
+from textanchor.repairs import RepairPlan
 from textanchor.training.config import AdaptConfig
 from textanchor.training.method import AbstractMethod, load_method
 
@@ -17,6 +18,11 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("adapt_*.yaml"))
 def test_it_is_read(path: Path) -> None:
     config = load_config(AdaptConfig, path)
     assert isinstance(load_method(config.method), AbstractMethod)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS[0].parent.glob("repair_*.yaml")), ids=lambda path: path.stem)
+def test_a_repair_plan_is_read(path: Path) -> None:
+    assert load_config(RepairPlan, path).filters
 
 
 def test_there_are_some_and_each_method_is_shown_or_the_default() -> None:
@@ -36,11 +42,12 @@ def test_the_table_of_methods_names_every_file_and_class(repository: Path) -> No
 
 def test_every_method_says_what_it_needs() -> None:
     needs = {config.method["name"]: load_method(config.method).needs for config in map(load, CONFIGS)}
-    assert needs | {"app": ""} == {"lora": "nothing", "l2sp": "nothing", "app": ""}
+    others = {name: need for name, need in needs.items() if need != "nothing" and name != "app"}
+    assert others == {"ewc": "text", "corda": "text", "lora_null": "text", "replay": "old data"}
     by_file = {path.stem: load_method(load(path).method).needs for path in CONFIGS}
     assert by_file["adapt_embedded_words"] == "reference images"
     assert by_file["adapt_llava_json"] == "text"
-    assert load_method({"name": "full"}).needs == "nothing"
+    assert load_method({"name": "ewc", "old": {"tasks": ["shape"], "num_images": 1}}).needs == "old data"
 
 
 def load(path: Path) -> AdaptConfig:

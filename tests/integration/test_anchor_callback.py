@@ -86,8 +86,6 @@ class Regression(nn.Linear):
 
 
 def regression(folder: Path, **changes: Any) -> tuple[Regression, Trainer]:
-    # not a LLaVA: the Trainer writes its checkpoints under the keys of files and reads them as keys in memory, so a
-    # plain Trainer that resumes one begins anew from the base weights with only a log line (AdaptTrainer has its own)
     torch.manual_seed(0)
     model, states_ND = Regression(8, 12), torch.randn(64, 12) * torch.linspace(3, 0.1, 12)
     plan = Anchor.from_states(states_ND).plan(model, "out", num_kept=3, hold="share")
@@ -107,6 +105,23 @@ def test_a_resumed_trainer_counts_from_the_base(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-2" / HOLDS_FILE).unlink()
     with pytest.raises(HoldError, match="AnchorCallback"):
         regression(tmp_path)[1].train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_a_resume_that_loads_nothing_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    # the Trainer writes a LLaVA under the names of its files and reads them as those in memory: it finds none
+    whole, examples, plan = setting("exact")
+    trainer(Trainer, whole, examples, plan, tmp_path / "whole").train()
+    model, examples, plan = setting("exact")
+    trainer(Trainer, model, examples, plan, tmp_path, save_strategy="steps", save_steps=2).train()
+    model, examples, plan = setting("exact")
+    with pytest.raises(HoldError, match=r"did not load this checkpoint's weights.*load_state_dict"):
+        trainer(Trainer, model, examples, plan, tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    model, examples, plan = setting("exact")
+    model.load_state_dict(type(model).from_pretrained(tmp_path / "checkpoint-2").state_dict())
+    trainer(Trainer, model, examples, plan, tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    audit_plan(plan, model).require_kept()
 
 
 def test_a_penalty_that_nobody_adds_is_an_error(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ import torch
 from textanchor.data.tasks import load_items
 from textanchor.errors import ModelError
 from textanchor.evaluation.scoring import score_candidates
-from textanchor.files import cache_dir
-from textanchor.vlm.embedded import alignment_record, load_embedded
+from textanchor.vlm.embedded import alignment_record, embedded_folder, load_embedded
 
 CONTENT = [{"type": "image"}, {"type": "text", "text": "How many objects are in the image?"}]
 QUESTION = [{"role": "user", "content": CONTENT}]
@@ -70,7 +69,7 @@ def test_round_trip_is_exact_in_a_new_process(embedded, tmp_path: Path):
 
 
 def test_a_damaged_cache_is_named_with_the_way_out(embedded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folder = next(cache_dir().glob("embedded-*"))
+    folder = embedded_folder()
     shutil.copytree(folder, tmp_path / folder.name, copy_function=shutil.copy2)
     monkeypatch.setenv("TEXTANCHOR_CACHE", str(tmp_path))
     with (tmp_path / folder.name / "model.safetensors").open("r+b") as file:

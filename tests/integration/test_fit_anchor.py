@@ -86,6 +86,18 @@ def test_an_anchor_survives_the_disk(tmp_path) -> None:
     assert {"model", "model_hash", "dtype", "texts_hash", "num_tokens", "num_images"} <= set(loaded.provenance)
 
 
+def test_a_loaded_anchor_reads_moments_when_they_are_used(tmp_path) -> None:
+    tiny_anchor().save(tmp_path / "anchor")
+    loaded = Anchor.load(tmp_path / "anchor")
+    name = next(iter(loaded.moments))
+    assert loaded[name] is not loaded[name]  # nothing is kept
+    (tmp_path / "anchor" / "anchor.safetensors").write_bytes(b"cut short")
+    with pytest.raises(HoldError, match="save the anchor again"):
+        loaded[name]
+    with pytest.raises(HoldError, match="save the anchor again"):
+        Anchor.load(tmp_path / "anchor")
+
+
 def test_only_the_linears_that_are_asked_for_and_progress_is_told() -> None:
     calls: list[tuple[int, int]] = []
     anchor = fit_anchor(

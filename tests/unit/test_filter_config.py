@@ -22,6 +22,24 @@ BAD = {
     "inner of inputs": {"mode": "inputs", "num_kept": 4, "inner": "frozen"},
     "inner of a penalty": {"mode": "outputs", "num_kept": 4, "hold": "penalty", "inner": "pullback"},
     "unknown mode": {"mode": "sideways", "num_kept": 4},
+    "unknown basis": {"mode": "outputs", "num_kept": 4, "basis": "hidden:last"},
+    "outputs of inputs": {"mode": "inputs", "num_kept": 4, "basis": "visual"},
+    "inputs of outputs": {"mode": "outputs", "num_kept": 4, "basis": "inputs"},
+    "amount of identity": {"mode": "inputs", "num_kept": 4, "basis": "identity", "hold": "decay"},
+    "exact identity": {"mode": "inputs", "basis": "identity"},
+    "share of identity": {"mode": "outputs", "basis": "identity", "hold": "share"},
+    "outside of identity": {"mode": "manifold", "basis": "identity", "hold": "decay"},
+    "pairs of identity": {"mode": "coupling", "basis": "identity", "hold": "decay"},
+    "pullback of identity": {"mode": "outputs", "basis": "identity", "hold": "decay", "inner": "pullback"},
+    "gains of the bottom": {"mode": "outputs", "num_kept": 4, "basis": "bottom", "hold": "decay", "gains": "ridge"},
+    "energy of pairs": {"mode": "coupling", "num_kept": 4, "basis": "random_energy"},
+    "seed of no chance": {"mode": "outputs", "num_kept": 4, "basis_seed": 1},
+    "removed inputs": {"mode": "inputs", "num_kept": 4, "target": "remove"},
+    "removed by pullback": {"mode": "outputs", "num_kept": 4, "target": "remove", "inner": "pullback"},
+    "removed in part": {"mode": "outputs", "num_kept": 4, "target": "remove", "hold": "decay", "gains": "ridge"},
+    "projected gradients of a share": {"mode": "outputs", "num_kept": 4, "hold": "share", "gradients": "projected"},
+    "no norm": {"mode": "outputs", "num_kept": 4, "norm_cap": 0.0},
+    "norm of a function": {"mode": "outputs", "num_kept": 4, "hold": "penalty", "norm_cap": 0.1},
 }
 
 
@@ -39,5 +57,8 @@ def test_defaults_are_those_of_the_rule_and_survive_a_round_trip() -> None:
     assert (decay.strength, decay.gain_parameter) == (100.0, 1.0)
     assert penalty.strength == 10.0
     assert [config.rule() for config in (share, decay, penalty)] == ["share 0.1", "decay 100", "penalty 10"]
-    for config in (share, decay, penalty, FilterConfig(mode="inputs", kept_fraction=0.3)):
+    assert (share.basis, FilterConfig(mode="inputs", num_kept=4).basis) == ("text_embedding", "inputs")
+    random = FilterConfig(mode="coupling", num_kept=4, basis="random")
+    assert random.basis_seed == 0
+    for config in (share, decay, penalty, random, FilterConfig(mode="inputs", kept_fraction=0.3)):
         assert from_dict(FilterConfig, to_dict(config)) == config

@@ -67,6 +67,39 @@ def test_a_phrase_of_two_objects_is_refused() -> None:
         ObjectVocabulary({"car": (), "train": ("car",)}).mentions("a car")
 
 
+COMPOUNDS = ObjectVocabulary(
+    {
+        "person": ("baby", "adult", "passenger"),
+        "train": (),
+        "elephant": (),
+        "tie": (),
+        "toilet": (),
+        "airplane": ("jet",),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "objects"),
+    [
+        ("a baby elephant and a baby", ["elephant", "person"]),
+        ("baby elephants", ["elephant"]),
+        ("a passenger train on a train track", ["train"]),
+        ("two passenger jets", ["airplane"]),
+        ("a bow tie", ["tie"]),
+        ("a toilet seat", ["toilet"]),
+        ("a baby zebra", []),
+        ("a passenger of the train", ["person", "train"]),
+    ],
+)
+def test_compounds_name_one_thing(text: str, objects: list[str]) -> None:
+    assert COMPOUNDS.mentions(text) == objects
+
+
+def test_a_listed_phrase_goes_before_a_compound() -> None:
+    assert ObjectVocabulary({"track": ("train track",), "train": ()}).mentions("train tracks") == ["track"]
+
+
 def test_vocabulary_file(tmp_path: Path) -> None:
     path = tmp_path / "synonyms.txt"
     path.write_text("person, girl,  motor rider\n\ntraffic light, stoplight\n", encoding="utf-8")

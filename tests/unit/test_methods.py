@@ -6,22 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.tiny_llava import tiny_llava_with_processor
-from helpers.tiny_runs import picture, run_config
+from helpers.tiny_runs import picture
+from helpers.tiny_sessions import session
 from textanchor.errors import ConfigError, DataError
 from textanchor.methods.app import ReferenceImages, read_texts
 from textanchor.methods.l2sp import L2SP
 from textanchor.training.method import load_method
-from textanchor.training.session import Session
-from textanchor.training.trainable import set_up_training, trained_parameters
-from textanchor.training.updates import StartWeights
-
-
-def session(folder: Path) -> Session:
-    model, processor = tiny_llava_with_processor()
-    config = run_config(folder / "out")
-    parts = set_up_training(model, config.trained_parts, seed=0)
-    return Session(config, processor, parts, "", StartWeights(parts), folder, is_resumed=False)
+from textanchor.training.trainable import trained_parameters
 
 
 def test_l2sp_is_half_the_squared_distance_of_the_merged_weights(tmp_path: Path) -> None:
@@ -61,6 +52,23 @@ TEXT_HELD = {"mode": "outputs", "num_kept": 4}
         ({"projector": {"mode": "outputs"}}, "exactly one of num_kept"),
         ({"projector": HELD, "reference": {"num_images": 2}}, "exactly one of task and folder"),
         ({"projector": HELD, "reference": {"task": "shape", "num_images": 0}}, "num_images must be at least 1"),
+        ({"projector": TEXT_HELD | {"basis": "visual"}}, "add reference"),
+        ({"projector": TEXT_HELD | {"mode": "coupling"}}, "add reference"),
+        (
+            {"projector": HELD, "reference": {"folder": "a", "num_images": 2, "question": "What?"}},
+            r"reference\.question has no effect",
+        ),
+        (
+            {"projector": HELD, "reference": {"task": "shape", "num_images": 2, "question": "What?"}},
+            "question has no effect beside task",
+        ),
+        (
+            {
+                "projector": TEXT_HELD | {"basis": "reference_sensitivity"},
+                "reference": {"folder": "a", "num_images": 2},
+            },
+            r"give reference\.question",
+        ),
     ],
 )
 def test_app_refuses_options_without_effect(options: dict[str, Any], expected: str) -> None:
@@ -75,19 +83,25 @@ def test_app_needs_images_only_where_what_enters_the_projector_is_held() -> None
     assert load_method({"name": "app", "projector": HELD, "reference": reference}).needs == "reference images"
     pulled = TEXT_HELD | {"inner": "pullback"}
     assert load_method({"name": "app", "projector": pulled, "reference": reference}).needs == "reference images"
+    sensitive = TEXT_HELD | {"basis": "reference_sensitivity"}
+    assert load_method({"name": "app", "projector": sensitive, "reference": reference}).needs == "reference images"
+    assert load_method({"name": "app", "projector": TEXT_HELD | {"basis": "text_sensitivity"}}).needs == "text"
+    everything = {"mode": "inputs", "basis": "identity", "hold": "decay"}
+    assert load_method({"name": "app", "projector": everything}).needs == "nothing"
 
 
 def test_reference_images_of_the_probe_are_others(tmp_path: Path) -> None:
     for i in range(12):
         picture(i).save(tmp_path / f"{i:02}.png")
     (tmp_path / "notes.txt").write_text("no image")
-    anchor, probe = ReferenceImages(folder=tmp_path, num_images=4).load()
+    reference = ReferenceImages(folder=tmp_path, num_images=4)
+    anchor, probe = reference.for_anchor(), reference.for_probe()
     assert [image.tobytes() for image in anchor + probe] == [picture(i).tobytes() for i in range(12)]
     assert len(probe) == 8
     with pytest.raises(DataError, match="12 reference images"):
-        ReferenceImages(folder=tmp_path, num_images=5).load()
+        ReferenceImages(folder=tmp_path, num_images=5).for_anchor()
     with pytest.raises(DataError, match="0 reference images"):
-        ReferenceImages(folder=tmp_path / "none", num_images=5).load()
+        ReferenceImages(folder=tmp_path / "none", num_images=5).for_probe()
 
 
 def test_texts_come_from_lines_rows_or_the_package(tmp_path: Path) -> None:

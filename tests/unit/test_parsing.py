@@ -2,7 +2,15 @@
 
 import pytest
 
-from textanchor.evaluation.parsing import parse_yes_no, parse_yes_no_strictly, pope_metrics
+from textanchor.evaluation.parsing import (
+    equals_answer,
+    names_answer,
+    parse_choice,
+    parse_choice_strictly,
+    parse_yes_no,
+    parse_yes_no_strictly,
+    pope_metrics,
+)
 
 STORY = "The picture was taken on a quiet morning and has many colors in it " * 22
 
@@ -43,6 +51,44 @@ def test_answers_are_read(answer: str, strict: bool | None, lenient: bool | None
 
 def test_the_long_answer_is_long() -> None:
     assert len(STORY.split()) > 300
+
+
+ANIMALS = ("dog", "hot dog", "top left", "cat")
+
+# answer, strictly, leniently
+CHOICES = [
+    ("Dog.", "dog", "dog"),
+    ("hot dog", "hot dog", "hot dog"),
+    ("It is a hot dog!", None, "hot dog"),
+    ("A hot dog and a dog.", None, None),
+    ("the TOP-LEFT", None, "top left"),
+    ("A cat. Not a dog.", None, "cat"),
+    ("dogs", None, None),
+    ("a bird", None, None),
+    ("", None, None),
+    (STORY, None, None),
+]
+
+
+@pytest.mark.parametrize(("answer", "strict", "lenient"), CHOICES)
+def test_choices_are_read(answer: str, strict: str | None, lenient: str | None) -> None:
+    assert parse_choice_strictly(answer, ANIMALS) == strict
+    assert parse_choice(answer, ANIMALS) == lenient
+
+
+def test_yes_and_no_as_choices_are_read_as_such() -> None:
+    assert parse_choice("there isn't any", ("yes", "no")) == "no"
+    assert parse_choice("Yes, but no cat.", ("No", "Yes")) == "Yes"
+    assert parse_choice("A dog.", ("yes", "no")) is None
+
+
+def test_open_answers() -> None:
+    assert equals_answer("  A RED ring! ", "a red ring")
+    assert not equals_answer("a red ring there", "a red ring")
+    assert names_answer("I see a red ring. And more.", "red ring")
+    assert not names_answer("I see a reddish ring.", "red")
+    assert not names_answer("Nothing. Then a dog.", "dog"), "the first sentence counts"
+    assert not names_answer("anything", "?")
 
 
 def test_metrics_of_the_predictions() -> None:

@@ -218,6 +218,12 @@ def assert_left_out(html: str, ids: set[str]) -> None:
     assert all((page.title in footer) == (page.id in ids) for page in PAGES)
 
 
+def test_time_and_memory_of_the_whole_run_are_told(report: dict[str, Any]) -> None:
+    text = shown_text(render_report(report | {"cost": {"seconds": 330.0, "peak_memory_mb": 3584.0}}))
+    assert "Whole run 5 min 30 s" in text and "Most memory held 3.50 GiB" in text
+    assert "Most memory held" not in shown_text(render_report(report | {"cost": {"seconds": 330.0}}))
+
+
 def test_a_method_without_a_curve_is_named(report: dict[str, Any]) -> None:
     partly = copy.deepcopy(report)
     del partly["after"]["app"]["curve"]

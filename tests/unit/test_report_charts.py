@@ -129,3 +129,10 @@ def test_text_in_every_color_can_be_read(theme: int) -> None:
         for ground in ("paper", "panel", "even-wash" if ink == "muted" else "panel"):
             light, dark = sorted((luminance(colors[ink]), luminance(colors[ground])), reverse=True)
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, ground)
+
+
+def test_one_value_that_must_be_shown_still_has_a_range_around_it() -> None:
+    scale = fit(Axis(label="", include=(0.0,)), [0.0, 0.0])
+    assert scale.low < 0 < scale.high
+    assert scale.position(0.0) == 0.5
+    assert scale.ticks()

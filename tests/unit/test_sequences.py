@@ -4,17 +4,22 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
-from helpers.tiny_llava import tiny_llava_with_processor
+from helpers.tiny_llava import IMAGE_TOKEN, tiny_llava_with_processor
 from helpers.tiny_runs import conversation, mixed_conversations
+from textanchor.data.items import Item
 from textanchor.errors import DataError, ModelError
+from textanchor.evaluation.prompting import encode_item
 from textanchor.training.collate import Collator, joined
 from textanchor.training.sequences import IGNORED, encode, segments
 
 VICUNA = (
     "{% for message in messages %}{% for part in message['content'] %}"
-    "{{ (message['role'] | upper + ': ' if loop.first) + ('<image>' if part['type'] == 'image' else part['text']) }}"
+    "{{ (message['role'] | upper + ': ' if loop.first else '') }}"
+    "{{ '<image>' if part['type'] == 'image' else part['text'] }}"
     "{% endfor %}{{ ' ' }}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 
@@ -140,3 +145,42 @@ def test_images_of_different_shape_are_padded_with_zeros() -> None:
     grown = joined([torch.ones(1, 2, 3), torch.ones(2, 4, 1)])
     assert grown.shape == (3, 4, 3)
     assert grown.sum() == 6 + 8
+
+
+def marked(prepend: str) -> Any:
+    """One token per character, spaces and the beginning of a text marked as SentencePiece does."""
+    words = "USER: ASSISTANT: What shape? And? this that yes no<>/s"
+    vocabulary = {
+        c: i for i, c in enumerate(["<unk>", "<s>", "</s>", IMAGE_TOKEN, "\u2581", *sorted({*words} - {" "})])
+    }
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    if prepend == "normalizer":  # as in Llama 2
+        steps = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+        tokenizer.normalizer = normalizers.Sequence(steps)  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend)  # pyright: ignore
+    tokens = ["<unk>", "<s>", "</s>", IMAGE_TOKEN]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
+    )
+
+
+@pytest.mark.parametrize("prepend", ["normalizer", "first", "always"])
+def test_no_space_is_marked_where_a_segment_begins(prepend: str, processor: Any) -> None:
+    processor.tokenizer, processor.chat_template = marked(prepend), VICUNA
+    processor.image_token_id = processor.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    for images in (0, 1):
+        c = conversation("a", ("What shape?", "this"), ("And?", "that"), images=images)
+        example = encode(c, processor)
+        text = "".join(segment.text for segment in segments(c, processor))
+        inputs = {"images": [list(c.images)]} if images else {}
+        together = processor(text=[text], **inputs, return_tensors="pt")["input_ids"][0]
+        assert processor.tokenizer.convert_ids_to_tokens(example.input_ids_L) == (
+            processor.tokenizer.convert_ids_to_tokens(together)
+        )
+    item = Item(id="a", task="t", question="What shape?", answer="this", choices=("this", "that"))
+    asked = encode_item(processor, item, ("this", "that"))
+    first_answer = example.labels_L[: int((example.labels_L == 2).nonzero()[0])]
+    learned_first = first_answer[first_answer != IGNORED].tolist()
+    assert [*asked.context, *asked.continuations[0]][-len(learned_first) :] == learned_first

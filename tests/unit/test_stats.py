@@ -1,8 +1,16 @@
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from textanchor.errors import DataError
-from textanchor.stats import Interval, bootstrap_interval, interpolate_at_level, paired_difference
+from textanchor.stats import (
+    Interval,
+    bootstrap_interval,
+    interpolate_at_level,
+    mean_over_groups,
+    paired_difference,
+    wilson_interval,
+)
 
 
 def test_interval_of_equal_values_has_no_width() -> None:
@@ -76,3 +84,19 @@ def test_interpolation_at_the_ends() -> None:
     assert interpolate_at_level([], [], 0.95) is None
     with pytest.raises(ValueError, match="as many"):
         interpolate_at_level([0.5], [1.0, 0.0], 0.5)
+
+
+@pytest.mark.parametrize(("right", "items"), [(0, 100), (100, 100), (3, 7), (25, 100)])
+def test_wilson_interval_agrees_with_scipy(right: int, items: int) -> None:
+    expected = binomtest(right, items).proportion_ci(method="wilson")
+    found = wilson_interval(right, items)
+    assert (found.estimate, found.low, found.high) == pytest.approx((right / items, expected.low, expected.high))
+
+
+def test_wilson_interval_needs_items() -> None:
+    with pytest.raises(DataError, match="at least one item"):
+        wilson_interval(0, 0)
+
+
+def test_groups_have_the_same_weight_whatever_their_size() -> None:
+    assert mean_over_groups([{"a": 1.0, "b": 1.0, "c": 1.0}, {"d": 0.0}]).estimate == pytest.approx(0.5)

@@ -63,6 +63,6 @@ def test_an_unknown_task_and_too_many_items_are_named():
 def test_shipped_texts_have_apart_topics_and_are_small():
     train, test = load_texts("train"), load_texts("test")
     assert len(train) == 320
-    assert len(test) == 80
+    assert len(test) == 160
     assert not {row.prompt for row in train} & {row.prompt for row in test}
     assert all(row.text.strip() for row in train + test)
