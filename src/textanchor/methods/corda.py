@@ -8,8 +8,8 @@ from peft.tuners.lora.corda import preprocess_corda
 from torch import nn
 
 from textanchor.data.texts import read_texts
-from textanchor.training.lora_from_texts import LoraFromTexts
 from textanchor.training.adapters import AdapterTargets
+from textanchor.training.lora_from_texts import LoraFromTexts
 from textanchor.training.reference import device_of, text_inputs
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from textanchor.data.texts import read_texts
-from textanchor.training.lora_from_texts import LoraFromTexts
 from textanchor.spectral import MomentsStream
 from textanchor.training.adapters import AdapterTargets
+from textanchor.training.lora_from_texts import LoraFromTexts
 from textanchor.training.reference import device_of, text_inputs
 from textanchor.training.updates import lora_factors
 from textanchor.vlm.capture import capture_inputs
