@@ -188,7 +188,8 @@ def all_fields() -> set[str]:
     for target in METHODS.values():
         module = importlib.import_module(target.partition(":")[0])
         named = [cls for _, cls in inspect.getmembers(module, inspect.isclass)]
-        classes += [cls for cls in named if hasattr(cls, "needs") and hasattr(cls, "name")]  # without shared bases
+        # a base that methods share stands in another module, and its fields are theirs
+        classes += [cls for cls in named if hasattr(cls, "needs") and cls.__module__ == module.__name__]
         classes += [cls for cls in named if cls.__name__ in ("OldData", "ReferenceImages")]
     return {f"{cls.__name__}.{field.name}" for cls in classes for field in dataclasses.fields(cls)}
 
