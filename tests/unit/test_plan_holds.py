@@ -103,7 +103,7 @@ def test_norms_and_bare_tensors_around_the_projector_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("part", "options", "message"),
     [
-        ("language_model", {"mode": "outputs"}, "writers to the residual stream only"),
+        ("language_model", {"mode": "outputs", "inner": "pullback"}, "legal for the projector only"),
         ("language_model", {"mode": "outputs", "hold": "penalty"}, "legal for the projector"),
         ("projector", {"mode": "inputs", "hold": "penalty"}, "'outputs' or 'manifold'"),
         ("projector", {"mode": "outputs", "num_kept": 40}, "span only"),

@@ -16,7 +16,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from textanchor.errors import ModelError
-from textanchor.holds.legal import WRITERS
+from textanchor.holds.legal import writes_text
 from textanchor.vlm.families import FAMILIES
 from textanchor.vlm.names import is_within
 from textanchor.vlm.parts import VLMParts, find_parts
@@ -128,7 +128,7 @@ class Structure:
         if self.parts is None or kind != "weight":
             return False
         if self.group_of(name) == "language_model":
-            return module.rpartition(".")[2] in WRITERS
+            return writes_text(module)
         return module == self._last_projector_linear()
 
     def _last_projector_linear(self) -> str | None:

@@ -63,7 +63,9 @@ class FilterConfig:
     """preserve: changes count from the start W0; remove: from (I - P) W0, which takes W0's place when training begins,
     so that the last projector linear writes nothing into the protected directions."""
     inner: Inner | None = None
-    """outputs, manifold and coupling on the projector: what the linears before the last one do (frozen)."""
+    """outputs, manifold and coupling: what the linears do whose outputs are not in text space, which are those before
+    the projector's last one, and in the language model all but o_proj and down_proj (frozen); pullback, for the
+    projector, holds them by what they do to the last one."""
     gradients: Gradients = "whole"
     """exact: projected also keeps the protected part out of the gradients, before they are clipped."""
     norm_cap: float | None = None

@@ -5,13 +5,16 @@
 | last projector linear | outputs, manifold, inputs, coupling; target remove where it is trained in full |
 | other projector linears | inputs; with the other modes: frozen, pullback |
 | whole projector | outputs or manifold with hold="penalty" |
-| linears of the language model | inputs; its writers (o_proj, down_proj) also outputs, manifold, coupling |
+| linears of the language model | inputs |
+| its writers (o_proj, down_proj) | also outputs, manifold, coupling; its other linears are then frozen |
 | LoRA updates of these | the same without target remove; coupling with exact and decay, gains top, rank 2 or more |
 | quantised linears | LoRA updates only; decay and norm_cap where the quantiser tells the values |
 | everything else | frozen |
 
 Outputs of the last projector linear are held exactly where nothing with weights comes after it.
 """
+
+from collections.abc import Iterable
 
 from textanchor.errors import HoldError
 from textanchor.holds.filter import FilterConfig
@@ -24,27 +27,47 @@ WRITERS = ("o_proj", "out_proj", "down_proj", "fc2")
 BY_FUNCTION = "hold='penalty' with mode 'outputs' or 'manifold' holds any projector by what it gives"
 
 
-def require_function(config: FilterConfig, part: str) -> None:
-    """Raise HoldError where the projector's function cannot be held by hold='penalty'."""
-    if part != "projector" or config.mode not in ("outputs", "manifold"):
+def require_part(config: FilterConfig, part: str) -> None:
+    """Raise HoldError where `config` cannot hold anything of that part."""
+    if config.hold == "penalty" and (part != "projector" or config.mode not in ("outputs", "manifold")):
         raise HoldError(
             "hold='penalty' is a term on what the projector gives, so it is legal for the projector with mode "
             f"'outputs' or 'manifold', not for the {part} with mode {config.mode!r}; use exact, share or decay"
         )
-
-
-def require_legal(config: FilterConfig, part: str, target: Target, *, writes_text: bool) -> None:
-    """Raise HoldError where `config` cannot hold a linear of that part."""
     if part == "language_model" and config.target == "remove":
         raise HoldError(
-            f"{target.name}: target='remove' is legal for the last projector linear only; a language model would lose "
-            "what those directions mean to it"
+            f"{part}: target='remove' is legal for the last projector linear only; a language model would lose what "
+            "those directions mean to it"
         )
-    if part == "language_model" and config.mode != "inputs" and not writes_text:
+    if part == "language_model" and config.inner == "pullback":
         raise HoldError(
-            f"{target.name}: mode {config.mode!r} is legal for writers to the residual stream only "
-            f"({', '.join(WRITERS)}); train no other linears of the language model, or choose mode='inputs'"
+            f"{part}: inner='pullback' is legal for the projector only, whose linears lie one after the other; the "
+            f"linears of a language model that do not write to the residual stream are frozen under mode "
+            f"{config.mode!r}: set inner='frozen', or mode='inputs', which holds them all"
         )
+
+
+def writes_text(name: str) -> bool:
+    """Whether a linear of the language model, by its base name, writes to the residual stream."""
+    return name.rpartition(".")[2] in WRITERS
+
+
+def held_text_linears(config: FilterConfig, names: Iterable[str]) -> list[str]:
+    """The linears of the language model that train under `config`; HoldError where none of `names` does."""
+    names = list(names)
+    held = [name for name in names if config.mode == "inputs" or writes_text(name)]
+    if not held:
+        kinds = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names)) or "none"
+        raise HoldError(
+            f"language_model: mode {config.mode!r} is legal for writers to the residual stream only "
+            f"({', '.join(WRITERS)}), and none of them is trained, but {kinds}; train such linears, or choose "
+            "mode='inputs', which holds any"
+        )
+    return held
+
+
+def require_legal(config: FilterConfig, target: Target) -> None:
+    """Raise HoldError where `config` cannot hold what is trained of that linear."""
     if target.is_lora:
         _require_lora(config, target)
     elif target.is_quantized:

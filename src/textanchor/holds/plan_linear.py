@@ -43,7 +43,7 @@ def plan_linear(anchor: Anchor, linear: nn.Module, side: Side, options: dict[str
     if len(targets) != 1:
         raise HoldError(f"{type(linear).__name__}: expected one linear whose weight (or LoRA update) is trained")
     (target,) = targets.values()
-    require_legal(config, "projector", target, writes_text=side == "out")
+    require_legal(config, target)
     filters = Filters(anchor, config)
     subspace = filters.inputs(target, STATES) if side == "in" else filters.outputs(target, STATES)
     rows = [HeldTensor(name=name, part="linear", rule=FROZEN, why=why) for name, why in frozen.items()]

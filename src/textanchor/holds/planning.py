@@ -7,7 +7,14 @@ from textanchor.holds.anchor import Anchor
 from textanchor.holds.entries import FROZEN, NOT_TRAINED, HeldProjector, HeldTensor
 from textanchor.holds.filter import FilterConfig
 from textanchor.holds.filters import Filters
-from textanchor.holds.legal import BY_FUNCTION, WRITERS, require_function, require_last, require_legal
+from textanchor.holds.legal import (
+    BY_FUNCTION,
+    held_text_linears,
+    require_last,
+    require_legal,
+    require_part,
+    writes_text,
+)
 from textanchor.holds.linear import HeldLinear, Side, held_linear
 from textanchor.holds.plan import HoldPlan
 from textanchor.holds.plan_rows import rows_of
@@ -59,6 +66,7 @@ class _PartPlanner:
         self.projector: HeldProjector | None = None
 
     def run(self) -> None:
+        require_part(self.config, self.part)
         if self.config.hold == "penalty":
             self._hold_function()
         else:
@@ -75,17 +83,21 @@ class _PartPlanner:
     def _hold_linears(self) -> None:
         linears = self.parts.projector_linears() if self.part == "projector" else self.parts.text_linears()
         targets, frozen = find_targets(self.parts.model, self.parameters, linears)
+        if self.part == "language_model" and targets:
+            held_text_linears(self.config, targets)
         for name, why in frozen.items():
-            self._row(name, FROZEN, why)
+            owner = name.rpartition(".")[0]
+            is_inner = self.part == "language_model" and owner in linears and not self._is_held(owner)
+            self._row(name, FROZEN, self._why_inner() if is_inner else why)
         for target in targets.values():
             self._hold(target)
 
     def _hold(self, target: Target) -> None:
-        config, writes_text = self.config, self._writes_text(target)
-        require_legal(config, self.part, target, writes_text=writes_text)
+        config = self.config
+        require_legal(config, target)
         if config.mode == "inputs":
             self._add(target, "in", self.filters.inputs(target))
-        elif writes_text:
+        elif self._is_held(target.name):
             if self.part == "projector":
                 require_last(self.parts, target.name)
             self._add_to_outputs(target, self.filters.outputs(target), is_text_writer=True)
@@ -96,14 +108,18 @@ class _PartPlanner:
             self._add_to_outputs(target, self.filters.checked(target.name, subspace), prefix="pulled back, ")
         else:
             for name in target.tensors:
-                self._row(name, FROZEN, "inner linear: free, it would move what the last one writes")
+                self._row(name, FROZEN, self._why_inner())
 
-    def _writes_text(self, target: Target) -> bool:
+    def _is_held(self, name: str) -> bool:
+        """Whether a linear is held by its own inputs, or by what it writes into text space."""
         if self.config.mode == "inputs":
-            return False
+            return True
+        return name == self.parts.last_projector_linear()[0] if self.part == "projector" else writes_text(name)
+
+    def _why_inner(self) -> str:
         if self.part == "projector":
-            return target.name == self.parts.last_projector_linear()[0]
-        return target.name.rpartition(".")[2] in WRITERS
+            return "inner linear: free, it would move what the last one writes"
+        return f"inner linear: mode {self.config.mode} holds writers to the residual stream, and trains no others"
 
     def _add_to_outputs(
         self, target: Target, outputs: Subspace, *, is_text_writer: bool = False, prefix: str = ""
@@ -144,7 +160,6 @@ class _PartPlanner:
         self.rows += rows_of(target, side, subspace, self.config, self.part, across=across, prefix=prefix)
 
     def _hold_function(self) -> None:
-        require_function(self.config, self.part)
         path = self.parts.projector_output
         subspace = self.filters.text_space(self.parts.embedding_width())
         for name, parameter in self.parameters.items():

@@ -1,9 +1,9 @@
 """Anchor-Preserving Projection: what is trained is kept off the directions that the model's text lives in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from rich.progress import Progress
@@ -13,6 +13,7 @@ from textanchor.data.tasks import load_items
 from textanchor.data.texts import read_texts
 from textanchor.errors import ConfigError, DataError, HoldError
 from textanchor.holds import Anchor, FilterConfig, HoldPlan, Probe, fit_anchor, plan_holds, take_probe
+from textanchor.holds.legal import held_text_linears, require_part
 from textanchor.holds.sources import (
     IDENTITY,
     RANDOM_ENERGY,
@@ -26,6 +27,12 @@ from textanchor.training.hf import AnchorCallback
 from textanchor.training.method import AbstractMethod, Attachment, Needs
 from textanchor.training.session import Session
 from textanchor.vlm.names import unwrapped
+from textanchor.vlm.parts import VLMParts
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from textanchor.training.adapters import AdapterTargets
 
 NUM_PROBE_IMAGES = 8
 """Further reference images, on which the audit measures the function leak: the anchor is not fitted on them."""
@@ -93,7 +100,8 @@ class AnchorPreservingProjection(AbstractMethod):
 
     P_out and P_in are spectral filters U diag(g) U^T on the directions of an anchor: moments of the model's own states
     on text, and for the inputs of the projector on reference images. `FilterConfig` says which side, how many
-    directions, with which gains, and how hard. Every tensor of a held part has a rule or is frozen.
+    directions, with which gains, and how hard. Every tensor of a held part has a rule or is frozen: with modes outputs,
+    manifold and coupling of the language model only o_proj and down_proj are trained, by LoRA or in full.
 
     Source: our definition after the abstract of "The Dominance of Text Space" (ACL 2026, 1699), whose formula is not
     public; mode inputs with hold exact on full weights is the null-space family (Adam-NSCL, arXiv 2103.07113).
@@ -116,6 +124,8 @@ class AnchorPreservingProjection(AbstractMethod):
     def __post_init__(self) -> None:
         if self.projector is None and self.language_model is None:
             raise ConfigError("method app holds nothing; give it projector, language_model or both, each with a filter")
+        for part, held in self._filters().items():
+            require_part(held, part)
         if self.anchor is not None and (self.texts or self.num_texts):
             raise ConfigError("texts and num_texts have no effect beside a saved anchor; remove them")
         if self._takes_images and self.anchor is None and self.reference is None:
@@ -167,6 +177,13 @@ class AnchorPreservingProjection(AbstractMethod):
                     f"method.{name} holds a part that parts.{name}.train: frozen does not train; remove it"
                 )
 
+    def make_adapter(self, targets: "AdapterTargets") -> "nn.Module":
+        """PEFT's LoRA, in the language model only on the linears that its mode lets train."""
+        if self.language_model is not None and "language_model" in targets.linears:
+            held = held_text_linears(self.language_model, targets.linears["language_model"])
+            targets = replace(targets, linears={**targets.linears, "language_model": held})
+        return super().make_adapter(targets)
+
     def start(self, session: Session) -> Attachment:
         """Fit the anchor, plan, freeze what has no rule, and hold by a callback."""
         plan = self._plan(session)
@@ -198,8 +215,7 @@ class AnchorPreservingProjection(AbstractMethod):
                     f"{self.anchor}: this anchor was fitted on another model than {session.config.model}; fit one on it"
                 )
             return anchor
-        held, bases = self.language_model, self._bases()
-        by_inputs = held is not None and held.basis != IDENTITY and held.mode in ("inputs", "coupling")
+        bases = self._bases()
         images = self.reference.for_anchor() if self._takes_images and self.reference is not None else None
         asks = self.reference is not None and REFERENCE_SENSITIVITY in bases
         with Progress(transient=True) as progress:
@@ -210,11 +226,18 @@ class AnchorPreservingProjection(AbstractMethod):
                 read_texts(self.texts, self.num_texts),
                 images,
                 parts=session.parts,
-                linears=None if by_inputs else [],
+                linears=self._text_linears(session.parts),
                 bases=bases,
                 questions=self.reference.questions() if asks and self.reference is not None else None,
                 progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
+
+    def _text_linears(self, parts: VLMParts) -> list[str]:
+        """The linears of the language model that are held by what enters them."""
+        held = self.language_model
+        if held is None or held.basis == IDENTITY or held.mode not in ("inputs", "coupling"):
+            return []
+        return held_text_linears(held, parts.text_linears())
 
 
 def _probe(session: Session, images: list[Image.Image]) -> Probe:
