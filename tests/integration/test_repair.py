@@ -24,6 +24,7 @@ PROJECTOR = "model.multi_modal_projector.linear_2.weight"
 WRITER = "model.language_model.layers.1.mlp.down_proj.weight"
 QUERY = "model.language_model.layers.0.self_attn.q_proj.weight"
 NORM = "model.language_model.norm.weight"
+HELD: dict[str, Any] = {"language_model": {"mode": "inputs", "num_kept": 8}, "num_texts": 10}
 
 
 def plan(**values: Any) -> ta.RepairPlan:
@@ -174,6 +175,9 @@ def test_refusals_name_the_way_out(base: Path, tuned: Path, tmp_path: Path) -> N
     config = json.loads((quantised / "config.json").read_text())
     (quantised / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
     refused(quantised, r"the model is quantised.*load it dequantised")
+    with pytest.raises(ta.ModelError, match=rf"^{quantised}.*the model is quantised.*load it dequantised"):
+        ta.repair(tuned, quantised, tmp_path / "out")
+    assert not (tmp_path / "out").exists(), "nothing is left behind"
 
     model = get_peft_model(tiny_chat_model("llava")[0], LoraConfig(use_dora=True, target_modules=["down_proj"]))
     model.save_pretrained(tmp_path / "dora")
@@ -190,6 +194,32 @@ def test_refusals_name_the_way_out(base: Path, tuned: Path, tmp_path: Path) -> N
     save_file({n: t for n, t in values.items() if "linear_2" not in n}, spoiled / "model.safetensors")
     refused(spoiled, r"linear_2.* is missing \(2 tensors in all\)")
     refused(base, r"holds the base's weights, so there is nothing to repair")
+
+
+@pytest.mark.parametrize("values", [{"interpolate": {"language_model": 0.5}}, HELD])
+def test_a_head_that_came_apart_is_refused_and_one_that_was_never_tied_is_repaired(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """A base that ties its head has no values of its own for it; one that does not has them."""
+
+    def saved(name: str, *, is_tied: bool, shift: float) -> Path:
+        model, processor = tiny_chat_model("llava")
+        model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = is_tied
+        embedding = model.get_input_embeddings().weight
+        model.lm_head.weight = embedding if is_tied else torch.nn.Parameter(embedding.detach().clone())
+        with torch.no_grad():
+            model.lm_head.weight.add_(shift * torch.randn_like(embedding))
+        model.save_pretrained(tmp_path / name)
+        processor.save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    tied, untied = saved("tied", is_tied=True, shift=0.0), saved("untied", is_tied=False, shift=0.02)
+    with pytest.raises(ta.ModelError, match=r"come apart from the input embedding.*tie them again, or repair a base"):
+        ta.repair(untied, tied, tmp_path / "out", plan=plan(**values))
+    assert not (tmp_path / "out").exists(), "nothing is left behind"
+    ta.repair(untied, saved("free", is_tied=False, shift=0.0), tmp_path / "out", plan=plan(interpolate={"head": 0.5}))
+    half = weights(tied)["lm_head.weight"].lerp(weights(untied)["lm_head.weight"], 0.5)
+    torch.testing.assert_close(weights(tmp_path / "out")["lm_head.weight"], half)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from helpers.tiny_llava import tiny_llava_with_processor
 from helpers.tiny_runs import run_config, write_llava_data
 from textanchor.errors import ConfigError, HoldError
+from textanchor.methods import METHODS
 from textanchor.training.adapt import AdaptResult, adapt
 from textanchor.training.checkpoints import MARKER, workspace_of
 from textanchor.training.curve import CheckpointScorer
@@ -35,13 +36,31 @@ PENALTY: dict[str, Any] = {
     "projector": {"mode": "outputs", "num_kept": 8, "hold": "penalty"},
     "num_texts": 8,
 }
-METHODS = {
-    "full": {"name": "full"},
-    "l2sp": {"name": "l2sp", "strength": 1.0},
-    "app": APP,
-    "share": SHARE,
-    "penalty": PENALTY,
+OLD: dict[str, Any] = {"tasks": ["color"], "num_images": 4}
+FULL: dict[str, Any] = {"train": "full", "learning_rate": 1e-3}
+RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "full": ({"name": "full"}, {}),
+    "lora": ({"name": "lora"}, {"parts__projector": {"train": "lora", "learning_rate": 1e-2}}),
+    "frozen_projector": ({"name": "frozen_projector"}, {"parts__projector": {"train": "frozen"}}),
+    "attention_only": ({"name": "attention_only"}, {"parts": None}),
+    "l2sp": ({"name": "l2sp", "strength": 1.0}, {}),
+    "ewc": ({"name": "ewc", "strength": 10.0, "num_texts": 4}, {}),
+    "ewc_kfac": ({"name": "ewc", "strength": 10.0, "fisher": "kfac", "old": OLD}, {}),
+    "lwf": ({"name": "lwf"}, {}),
+    "replay": ({"name": "replay", "old": OLD}, {}),
+    "wise_ft": ({"name": "wise_ft", "alpha": 0.3}, {}),
+    "norm_matched": ({"name": "norm_matched", "relative_norm": 0.05}, {}),
+    "osf": ({"name": "osf", "project": "gradient"}, {"parts__projector": FULL, "parts__language_model": FULL}),
+    "osf_step": ({"name": "osf", "project": "step"}, {"parts__projector": FULL, "parts__language_model": FULL}),
+    "corda": ({"name": "corda", "num_texts": 4}, {}),
+    "lora_null": ({"name": "lora_null", "num_texts": 4}, {}),
+    "lorasculpt": ({"name": "lorasculpt"}, {}),
+    "app": (APP, {}),
+    "app_share": (SHARE, {}),
+    "app_penalty": (PENALTY, {}),
+    "app_writers": ({"name": "app", "language_model": {"mode": "outputs", "num_kept": 8}, "num_texts": 8}, {}),
 }
+"""Method and changes of the run; two forms of one method where they keep different things."""
 
 
 class Killed(BaseException):
@@ -72,13 +91,20 @@ def recorders() -> tuple[Any, ...]:
     return CheckpointScorer([0, 1, 4, 6], lambda model, _: {"loss": 0.0}), DriftRecorder([0, 1, 4, 6])
 
 
-@pytest.mark.parametrize("name", METHODS)
+def test_every_method_that_trains_is_resumed_here() -> None:
+    assert {method["name"] for method, _ in RUNS.values()} == METHODS.keys() - {"zero_shot"}
+
+
+@pytest.mark.parametrize("name", RUNS)
 def test_killed_and_resumed_gives_the_same_bits(name: str, tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", METHODS[name], *recorders())
+    method, changes = RUNS[name]
+    whole = run(tmp_path / "whole", method, *recorders(), **changes)
     with pytest.raises(Killed):
-        run(tmp_path / "cut", METHODS[name], *recorders(), KillAt(5))
+        run(tmp_path / "cut", method, *recorders(), KillAt(5), **changes)
     assert not (tmp_path / "cut").exists()
-    resumed = run(tmp_path / "cut", METHODS[name], *recorders(), resume=True)
+    resumed = run(tmp_path / "cut", method, *recorders(), resume=True, **changes)
+    start = tiny_llava_with_processor()[0].state_dict()
+    assert any(not torch.equal(tensor, start[key]) for key, tensor in whole.model.state_dict().items())
     for key, tensor in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[key], tensor), key
     assert resumed.audit.tensors == whole.audit.tensors
@@ -133,10 +159,10 @@ def test_other_starting_weights_are_not_resumed(cut: Path) -> None:
 def test_other_data_is_not_resumed(tmp_path: Path) -> None:
     data = write_llava_data(tmp_path)
     with pytest.raises(Killed):
-        run(tmp_path / "cut", METHODS["full"], KillAt(5), data={"path": str(data)})
+        run(tmp_path / "cut", {"name": "full"}, KillAt(5), data={"path": str(data)})
     data.write_text(data.read_text().replace("star", "moon"))
     with pytest.raises(ConfigError, match="another content of its data"):
-        run(tmp_path / "cut", METHODS["full"], resume=True, data={"path": str(data)})
+        run(tmp_path / "cut", {"name": "full"}, resume=True, data={"path": str(data)})
 
 
 def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
