@@ -1,0 +1,161 @@
+"""Training without an output: set up what is trained, train it as the method says, audit it, record it."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+from torch import nn
+from transformers import TrainerCallback
+
+from textanchor.config import to_dict
+from textanchor.data.items import Conversation
+from textanchor.holds.store import hash_of_model
+from textanchor.records import RunRecord, environment, memory_cost
+from textanchor.training.audit import TensorAudit, audit_weights
+from textanchor.training.checkpoints import CheckpointKeeper
+from textanchor.training.collate import Collator
+from textanchor.training.config import AdaptConfig
+from textanchor.training.dataset import EncodedConversations, conversations_hash, longest_sequence, use_chat_template
+from textanchor.training.features import FeatureCache, FeatureStore
+from textanchor.training.hf import RunCallback, TokenCounter
+from textanchor.training.method import AbstractMethod
+from textanchor.training.session import Session
+from textanchor.training.trainable import num_trained, set_up_training
+from textanchor.training.trainer import AdaptTrainer, configuration_kept, training_arguments
+from textanchor.training.updates import StartWeights
+from textanchor.vlm.hashing import tensors_hash
+
+NUM_CHECKED = 2
+"""Conversations on which the saved model's logits are compared with the trained one's."""
+
+
+class TrainingRun:
+    """One run from setting up to the trained, audited model in memory; what becomes of the model is the caller's.
+
+    The `model` is changed in place: adapters are put on it and its trained tensors move.
+    """
+
+    def __init__(
+        self,
+        config: AdaptConfig,
+        method: AbstractMethod,
+        model: nn.Module,
+        processor: Any,
+        conversations: Sequence[Conversation],
+        callbacks: Sequence[TrainerCallback],
+        features: FeatureStore | None,
+        workspace: Path,
+        checkpoint: Path | None,
+    ):
+        self.config, self.method, self.processor, self.checkpoint = config, method, processor, checkpoint
+        self.began = time.monotonic()
+        self.hashes = {"model": tensors_hash(model.state_dict().items()), "data": conversations_hash(conversations)}
+        use_chat_template(processor, config.data.chat_template)
+        self.arguments = training_arguments(config.training, workspace)
+        limit = config.data.max_tokens or longest_sequence(model)
+        examples = EncodedConversations(conversations, processor, max_tokens=limit)
+        self.collator = Collator(processor.tokenizer.pad_token_id or 0)
+        self.first_batch = self.collator([examples[i] for i in range(min(NUM_CHECKED, len(examples)))])
+        """The first conversations, to compare the trained model with the written one."""
+        self.session = self._session(model.to(self.arguments.device), workspace)
+        self.num_trained = num_trained(self.session.parts)
+        self.attachment = method.start(self.session)
+        callbacks = [*self.attachment.callbacks, *callbacks]
+        self.recorded = [callback for callback in callbacks if isinstance(callback, RunCallback)]
+        self.tokens = TokenCounter()
+        self.keeper = CheckpointKeeper(config, self.hashes, [*self.recorded, self.tokens])
+        self.trainer = self._trainer(examples, [*callbacks, self.keeper], features)
+
+    def _session(self, model: nn.Module, workspace: Path) -> Session:
+        anchor_hash = hash_of_model(model)
+        parts = set_up_training(
+            model,
+            self.config.trained_parts,
+            seed=self.config.training.seed,
+            method=self.method,
+            processor=self.processor,
+        )
+        return Session(
+            config=self.config,
+            processor=self.processor,
+            parts=parts,
+            model_hash=anchor_hash,
+            start=StartWeights(parts),
+            workspace=workspace,
+            is_resumed=self.checkpoint is not None,
+            hashes=self.hashes,
+        )
+
+    def _trainer(
+        self, examples: EncodedConversations, callbacks: list[TrainerCallback], store: FeatureStore | None
+    ) -> AdaptTrainer:
+        settings, parts, data = self.config.training, self.session.parts, examples
+        cache = None
+        if settings.cache_features:
+            cache = FeatureCache(parts, store, bfloat16=settings.precision == "bfloat16")
+            indexed = cache.index(examples[i] for i in range(len(examples)))
+            data = list(track(indexed, "vision tower features", total=len(examples), transient=True))
+        return AdaptTrainer(
+            self.arguments,
+            parts,
+            data,
+            self.collator,
+            rates=self.config.trained_parts,
+            label_only_logits=settings.label_only_logits,
+            features=cache,
+            penalty=self.attachment.penalty,
+            batch_penalty=self.attachment.batch_penalty,
+            held=self.attachment.held,
+            tokens=self.tokens,
+            callbacks=callbacks,
+        )
+
+    def train(self) -> None:
+        """Train to the end, from the checkpoint if there is one; a method that does not train is only recorded."""
+        for callback in self.recorded:
+            callback.on_run_begin(self.session, self.attachment.plan)
+        if not self.method.trains:
+            for callback in self.recorded:
+                callback.on_train_begin(self.arguments, self.trainer.state, self.trainer.control)
+            return
+        if self.checkpoint is not None:
+            self.keeper.restore_all(self.checkpoint)
+        with configuration_kept(self.session.model):
+            self.trainer.train(resume_from_checkpoint=None if self.checkpoint is None else str(self.checkpoint))
+        # with precision bfloat16 accelerate leaves its autocast around the model's forward, and audits need float32
+        self.trainer.accelerator.unwrap_model(self.session.model, keep_fp32_wrapper=False)
+        if self.attachment.finish is not None:
+            self.attachment.finish()
+
+    def audit_weights(self) -> tuple[tuple[TensorAudit, ...], dict[str, Any] | None]:
+        """A row for each trained tensor, and how the projector's function changed; HoldError for a broken promise."""
+        return audit_weights(self.session.start, self.attachment)
+
+    def record(self) -> RunRecord:
+        """What was trained, on what, at what cost; its hashes are of the model before the run and of the data."""
+        history = self.trainer.state.log_history
+        return RunRecord(
+            name=self.config.output.name,
+            method=self.config.method["name"],
+            seed=self.config.training.seed,
+            config=to_dict(self.config),
+            **environment(),
+            hashes=dict(self.hashes),
+            cost={
+                "seconds": time.monotonic() - self.began,
+                **memory_cost(),
+                "tokens": float(self.tokens.count),
+            },
+            extra={
+                "loss": [
+                    {key: entry[key] for key in ("step", "loss", "learning_rate")}
+                    for entry in history
+                    if "loss" in entry
+                ],
+                "label_only_logits": self.trainer.label_only_logits,
+                "trained_parameters": self.num_trained,
+                **{callback.name: callback.record() for callback in self.recorded},
+            },
+        )
