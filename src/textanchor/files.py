@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,12 @@ def sha256_of_json(obj: Any) -> str:
     """Hexadecimal SHA-256 of `obj` as JSON with sorted keys, so that equal content has an equal hash."""
     text = json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_of_sources(files: Iterable[Path], root: Path) -> str:
+    """One SHA-256 of several files, by their paths below `root`, in whatever order they are given."""
+    named = sorted((file.relative_to(root).as_posix(), file) for file in files)
+    return sha256_of_json([[name, sha256_of_file(file)] for name, file in named])
 
 
 def cache_dir() -> Path:

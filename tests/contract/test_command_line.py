@@ -47,7 +47,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_command_line_grows_only_on_purpose() -> None:
-    names = ["demo", "parts", "adapt", "evaluate", "diff", "repair", "measure", "report", "fetch"]
+    names = ["demo", "parts", "adapt", "evaluate", "compare", "diff", "repair", "measure", "report", "fetch"]
     assert list(main.VERBS) == names
 
 

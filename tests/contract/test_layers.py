@@ -19,7 +19,7 @@ LAYERS = {
     "evaluation": 4,
     "training": 5,
     "methods": 6,
-    **dict.fromkeys(("analysis", "demo", "repairs"), 7),
+    **dict.fromkeys(("analysis", "demo", "repairs", "experiment"), 7),
     "cli": 8,
 }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from textanchor.config import load_config
+from textanchor.experiment.cells import expand, load_matrix
 from textanchor.methods import METHODS
 from textanchor.repairs import RepairPlan
 from textanchor.training.config import AdaptConfig
@@ -23,6 +24,11 @@ def test_it_is_read(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(CONFIGS[0].parent.glob("repair_*.yaml")), ids=lambda path: path.stem)
 def test_a_repair_plan_is_read(path: Path) -> None:
     assert load_config(RepairPlan, path).filters
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS[0].parent.glob("compare_*.yaml")), ids=lambda path: path.stem)
+def test_every_cell_of_a_comparison_is_a_run(path: Path) -> None:
+    assert expand(load_matrix(path))
 
 
 def test_there_are_some_and_each_method_is_shown_or_the_default() -> None:

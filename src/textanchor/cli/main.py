@@ -8,7 +8,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from textanchor import __version__
-from textanchor.cli import adapt, demo, diff, evaluate, fetch, measure, parts, repair, report
+from textanchor.cli import adapt, compare, demo, diff, evaluate, fetch, measure, parts, repair, report
 from textanchor.errors import TextanchorError
 
 EXIT_MISTAKE = 2
@@ -21,6 +21,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "parts": parts.run,
     "adapt": adapt.run,
     "evaluate": evaluate.run,
+    "compare": compare.run,
     "diff": diff.run,
     "repair": repair.run,
     "measure": measure.run,

@@ -8,7 +8,7 @@ from torch import nn
 
 from textanchor.evaluation.prompting import tokenizer_of
 from textanchor.evaluation.suite import EvaluationOptions
-from textanchor.files import sha256_of_file, sha256_of_json
+from textanchor.files import sha256_of_json, sha256_of_sources
 from textanchor.records import environment
 from textanchor.vlm.names import unwrapped
 
@@ -45,5 +45,4 @@ def _tokenizer(processor: Any) -> dict[str, Any]:
 
 def _code_hash() -> str:
     package = Path(__file__).parents[1]
-    files = sorted(file for folder in COMPUTING for file in (package / folder).rglob("*.py"))
-    return sha256_of_json([[file.relative_to(package).as_posix(), sha256_of_file(file)] for file in files])
+    return sha256_of_sources((file for folder in COMPUTING for file in (package / folder).rglob("*.py")), package)
