@@ -54,6 +54,7 @@ def test_scenes_are_drawn_and_described() -> None:
         ({"image": "images/none.png"}, ["line 2", "none.png", "is not in the image folder"]),
         ({"image": "../a.png"}, ["line 2", "leads out of"]),
         ({"image": "images/a.png", "captions": "a dog"}, ["line 2", "'captions'", "a list of texts", "'a dog'"]),
+        ({"image": "images/a.png", "captions": ["a dog", " "]}, ["line 2", "'captions'", "a list of texts"]),
         ({"image": "images/a.png", "task": "caption", "answer": " "}, ["line 2", "'answer'", "'caption'"]),
         ([1], ["line 2", "expected a JSON object"]),
     ],

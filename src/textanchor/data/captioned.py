@@ -4,7 +4,6 @@ A row has `image` (relative to the folder of the file) and may have `captions` (
 `answer` of a row whose `task` names captions is one. Rows of one image are put together.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from textanchor.data.items import ImageSource
-from textanchor.data.json_rows import data_file, image_path, read_rows, shown
+from textanchor.data.json_rows import data_file, image_path, read_rows, text_of, texts_of
 from textanchor.data.scenes import draw_scene
 from textanchor.errors import DataError
 
@@ -54,9 +53,7 @@ def read_captioned(path: Path) -> list[CaptionedImage]:
     file = data_file(path)
     images: dict[Path, dict[str, None]] = {}
     for place, row in read_rows(file):
-        name = row.get("image")
-        if not isinstance(name, str):
-            raise DataError(f"{place}, key 'image': expected the path of one image, found {shown(name)}")
+        name = text_of(place, row, "image", "the path of an image file")
         captions = images.setdefault(image_path(place, name, file.parent), {})
         captions.update(dict.fromkeys(_captions(place, row)))
     if not images:
@@ -68,13 +65,8 @@ def read_captioned(path: Path) -> list[CaptionedImage]:
     ]
 
 
-def _captions(place: str, row: dict[str, Any]) -> Sequence[str]:
-    given = row.get("captions") or []
-    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
-        raise DataError(f"{place}, key 'captions': expected a list of texts, found {shown(given)}")
+def _captions(place: str, row: dict[str, Any]) -> tuple[str, ...]:
+    given = texts_of(place, row, "captions")
     if given or "caption" not in str(row.get("task", "")):
-        return [text for text in given if text.strip()]
-    answer = row.get("answer")
-    if not isinstance(answer, str) or not answer.strip():
-        raise DataError(f"{place}, key 'answer': expected the caption of task {row['task']!r}, found {shown(answer)}")
-    return [answer]
+        return given
+    return (text_of(place, row, "answer", f"the caption of task {row['task']!r}"),)

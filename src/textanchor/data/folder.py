@@ -10,7 +10,7 @@ from typing import Any
 
 from textanchor.data.conversations import conversation, is_conversation
 from textanchor.data.items import PLACEHOLDER, Conversation, Item
-from textanchor.data.json_rows import data_file, image_path, noting, read_rows, shown
+from textanchor.data.json_rows import data_file, image_path, noting, read_rows, shown, text_of, texts_of
 from textanchor.errors import DataError
 
 DEFAULT_TASK = "questions"
@@ -63,16 +63,14 @@ def _turns(place: str, talk: Conversation) -> Iterator[Item]:
 
 
 def _question(place: str, row: dict[str, Any], folder: Path, number: int) -> Item:
-    question, answer = (_text(place, row, key) for key in ("question", "answer"))
-    choices = _texts(place, row, "choices")
+    question, answer = (text_of(place, row, key) for key in ("question", "answer"))
+    choices = texts_of(place, row, "choices")
     if choices and (answer not in choices or len(set(choices)) < len(choices)):
         raise DataError(
             f"{place}, key 'choices': expected different answers with {shown(answer)} among them, found "
             f"{shown(list(choices))}"
         )
-    image = row.get("image")
-    if image is not None and not isinstance(image, str):
-        raise DataError(f"{place}, key 'image': expected the path of an image file, found {shown(image)}")
+    image = None if row.get("image") is None else text_of(place, row, "image", "the path of an image file")
     return Item(
         id=str(row.get("id", f"row-{number}")),
         task=str(row.get("task", DEFAULT_TASK)),
@@ -81,23 +79,9 @@ def _question(place: str, row: dict[str, Any], folder: Path, number: int) -> Ite
         choices=choices,
         image=None if image is None else image_path(place, image, folder),
         image_id=image,
-        objects=_texts(place, row, "objects"),
-        references=_texts(place, row, "captions"),
+        objects=texts_of(place, row, "objects"),
+        references=texts_of(place, row, "captions"),
     )
-
-
-def _text(place: str, row: dict[str, Any], key: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{place}, key {key!r}: expected text, found {shown(value)}")
-    return value.strip()
-
-
-def _texts(place: str, row: dict[str, Any], key: str) -> tuple[str, ...]:
-    values = row.get(key) or []
-    if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
-        raise DataError(f"{place}, key {key!r}: expected a list of texts, found {shown(values)}")
-    return tuple(value.strip() for value in values)
 
 
 def _distinct(placed: Iterable[Placed], problems: list[str] | None) -> list[Item]:

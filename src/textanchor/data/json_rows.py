@@ -110,6 +110,24 @@ def image_path(place: str, name: str, folder: Path) -> Path:
     return resolved
 
 
+def text_of(place: str, row: dict[str, Any], key: str, what: str = "text") -> str:
+    """The text under a key, without the space around it; DataError where there is none, saying that `what` is
+    expected.
+    """
+    value = row.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{place}, key {key!r}: expected {what}, found {shown(value)}")
+    return value.strip()
+
+
+def texts_of(place: str, row: dict[str, Any], key: str) -> tuple[str, ...]:
+    """The texts under a key, none where it is left out; DataError where it is no list, or one of them is empty."""
+    values = row.get(key) or []
+    if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
+        raise DataError(f"{place}, key {key!r}: expected a list of texts, found {shown(values)}")
+    return tuple(value.strip() for value in values)
+
+
 def shown(value: Any) -> str:
     """The value as an error shows it: cut to 80 characters."""
     text = repr(value)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from textanchor.diffs.evidence import Evidence, and_more, tensors_are, whole_ratio
 from textanchor.diffs.losses import projector_missing, projector_unchanged
-from textanchor.diffs.structure import TITLES
+from textanchor.report.readings import PART_TITLES
 
 NORM_GROWTH = 1.5
 """Times its norm in the base, from which a weight is said to have grown (or, inverted, shrunk)."""
@@ -26,7 +26,7 @@ def tower_hit_by_lora(evidence: Evidence) -> str | None:
 
 def frozen_changed(evidence: Evidence) -> str | None:
     """A part changed that was meant to stay."""
-    parts = [TITLES[part] for part in TITLES if part in evidence.frozen and evidence.changed(part)]
+    parts = [PART_TITLES[part] for part in PART_TITLES if part in evidence.frozen and evidence.changed(part)]
     return f"the {' and the '.join(parts)} changed, though meant to be frozen" if parts else None
 
 

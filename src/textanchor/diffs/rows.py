@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from textanchor.diffs.compare import Status
-from textanchor.diffs.structure import GROUPS, TITLES
+from textanchor.diffs.structure import GROUPS
+from textanchor.report.readings import PART_TITLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class PartRow:
     @property
     def title(self) -> str:
         """The part's name for people."""
-        return TITLES[self.part]
+        return PART_TITLES[self.part]
 
 
 def part_rows(tensors: Sequence[TensorRow]) -> tuple[PartRow, ...]:

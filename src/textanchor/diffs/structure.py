@@ -17,19 +17,12 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from textanchor.errors import ModelError
 from textanchor.holds.legal import writes_text
+from textanchor.report.readings import PART_TITLES
 from textanchor.vlm.families import FAMILIES
 from textanchor.vlm.names import is_within
 from textanchor.vlm.parts import VLMParts, find_parts
 
-GROUPS = ("vision_tower", "projector", "language_model", "embedding", "head", "other")
-TITLES = {
-    "vision_tower": "vision tower",
-    "projector": "projector",
-    "language_model": "language model",
-    "embedding": "input embedding",
-    "head": "output head",
-    "other": "rest",
-}
+GROUPS = tuple(PART_TITLES)
 WRAPPERS = ("base_model.model.", "module.", "_orig_mod.")
 INNER_WRAPPERS = (".base_layer.", ".modules_to_save.default.")
 NEVER_LOADED = re.compile(r"rotary_emb\.inv_freq$|position_ids$|num_batches_tracked$")

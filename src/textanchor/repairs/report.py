@@ -8,9 +8,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from textanchor.diffs.structure import GROUPS, TITLES
+from textanchor.diffs.structure import GROUPS
 from textanchor.files import write_json
 from textanchor.repairs.validate import SweepPoint
+from textanchor.report.readings import PART_TITLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ class RepairReport:
             if tensors:
                 total, left = (sum(getattr(t, key) ** 2 for t in tensors) ** 0.5 for key in ("change", "change_left"))
                 rules = ", ".join(dict.fromkeys(t.rule for t in tensors if t.rule)) or "-"
-                rows.append((TITLES[part], str(len(tensors)), f"{left / total:.1%}" if total else "-", rules))
+                rows.append((PART_TITLES[part], str(len(tensors)), f"{left / total:.1%}" if total else "-", rules))
         return rows
 
     def to_dict(self) -> dict[str, Any]:

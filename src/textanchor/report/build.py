@@ -43,12 +43,15 @@ def render_report(report: Any, *, source: str = "the report's data", pages: Sequ
     return render_pages(check_report(report, source=source), pages)
 
 
-def render_pages(checked: Report, pages: Sequence[Page]) -> str:
-    """The HTML of checked data; pages whose data is absent are left out, and that is said."""
+def render_pages(checked: Report, pages: Sequence[Page], *, masthead: Report | None = None) -> str:
+    """The HTML of checked data; pages whose data is absent are left out, and that is said.
+
+    `masthead` has title, creation and version where the data itself has them not.
+    """
     sections, left_out = sections_of(checked, pages)
     return render_document(
         "base.html",
-        report=checked,
+        report=masthead or checked,
         style=style_sheet(),
         sections=sections,
         left_out=left_out,

@@ -5,12 +5,10 @@ from typing import Any
 
 from textanchor.errors import DataError
 from textanchor.files import atomic_file
-from textanchor.report.build import embedded
+from textanchor.report.build import render_pages
 from textanchor.report.check import Named, Nullable, is_bool, is_count, is_number, is_text, problems
-from textanchor.report.page import sections_of
 from textanchor.report.pages.retention import PAGES
 from textanchor.report.schema import INTERVAL
-from textanchor.report.templating import render_document, style_sheet
 
 MEASURED = {"before": is_number, "after": is_number, "forgetting": INTERVAL}
 SUITE = {
@@ -66,12 +64,4 @@ def render_retention(retention: dict[str, Any]) -> str:
         "textanchor_version": checked["textanchor_version"],
         "new_task": ", ".join(checked["tuned"]) or "none named",
     }
-    sections, left_out = sections_of(checked, PAGES)
-    return render_document(
-        "base.html",
-        report=masthead,
-        style=style_sheet(),
-        sections=sections,
-        left_out=left_out,
-        data=embedded(checked),
-    )
+    return render_pages(checked, PAGES, masthead=masthead)

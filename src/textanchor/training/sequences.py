@@ -19,13 +19,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from textanchor.data.items import Conversation, open_image
+from textanchor.data.items import PLACEHOLDER, Conversation, open_image
 from textanchor.errors import DataError, ModelError
 
 IGNORED = -100
 """Label of tokens that are not learned."""
-PLACEHOLDER = "<image>"
-"""Marks the place of an image in a question, whatever token the model itself uses."""
 
 
 @dataclass(frozen=True)

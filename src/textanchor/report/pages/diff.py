@@ -9,21 +9,13 @@ from textanchor.report.charts.lines import Line, line_chart
 from textanchor.report.numbers import ABSENT, compact, duration, fixed, percent
 from textanchor.report.page import Section, Table
 from textanchor.report.plain import render_plain, render_tables
-from textanchor.report.readings import Style
+from textanchor.report.readings import PART_TITLES, Style
 from textanchor.report.templating import render_template
 
 DiffJson = dict[str, Any]
 """Content of diff.json, as `DiffReport.to_dict` makes it."""
 
 NUM_LARGEST = 12
-PART_TITLES = {
-    "vision_tower": "vision tower",
-    "projector": "projector",
-    "language_model": "language model",
-    "embedding": "input embedding",
-    "head": "output head",
-    "other": "rest",
-}
 SEVERITIES = {"lost": "Something was lost", "warning": "Look at this", "note": "All there"}
 LOOKS = {"projector": Style("projector", "projector", "s-app", "disc")}
 LOOKS["language_model"] = Style("language_model", "language model", "s-full", "square")
