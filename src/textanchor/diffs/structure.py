@@ -7,6 +7,7 @@ between its versions; its own mapping is asked, so a name is known here exactly 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,9 @@ class Structure:
             return False
         if self.group_of(name) == "language_model":
             return writes_text(module)
-        return module == self._last_projector_linear()
+        return module == self._last_projector_linear
 
+    @cached_property
     def _last_projector_linear(self) -> str | None:
         assert self.parts is not None
         try:

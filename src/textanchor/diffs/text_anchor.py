@@ -7,7 +7,7 @@ Shape legend: V tokens, D width of text space, K directions.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ SHARES = (0.01, 0.05, 0.1)
 """Shares of the D directions for which shares of the update are told."""
 ROWS_PER_DIRECTION = 2
 """Without texts about 2 D rows are counted, evenly spaced: sums over all of 150,000 would cost more than the rest."""
+ROWS_AT_A_TIME = 4096
 
 LARGEST_WHOLE = 1024
 """Widths above this get their leading directions by subspace iteration."""
@@ -70,16 +71,26 @@ def fit_text_anchor(embedding: Source, token_counts: Counter[int] | None = None)
         source = f"{len(counts):,} embedding rows, weighted by {sum(counts.values()):,} tokens of the texts"
     stream = MomentsStream(width, source="the base's input embedding")
     try:
-        for start, stop in block_ranges(stored):
-            chosen = [token for token in range(start, stop) if token in counts]
-            if chosen:
-                rows_ND = embedding.rows(start, stop)[[token - start for token in chosen]]
-                stream.add(rows_ND, weights_N=torch.tensor([counts[token] for token in chosen]))
+        for rows_ND, tokens in _chosen_rows(embedding, counts):
+            stream.add(rows_ND, weights_N=torch.tensor([counts[token] for token in tokens]))
         kept = counts_of(width)[-1]
         directions_DK = leading_directions(stream.moments(), kept)
     except HoldError as error:
         raise ModelError(f"no text anchor can be made of the base's input embedding: {error}") from error
     return TextAnchor(directions_DK.float().contiguous(), source)
+
+
+def _chosen_rows(embedding: Source, counts: Mapping[int, int]) -> Iterator[tuple[Tensor, list[int]]]:
+    """Rows of the tokens in `counts` and these tokens, many at a time: each addition passes over all D x D sums."""
+    rows, tokens = [], []
+    for start, stop in block_ranges(embedding.stored):
+        chosen = [token for token in range(start, stop) if token in counts]
+        if chosen:
+            rows.append(embedding.rows(start, stop)[[token - start for token in chosen]])
+            tokens += chosen
+        if tokens and (len(tokens) >= ROWS_AT_A_TIME or stop == embedding.stored.num_rows):
+            yield torch.cat(rows), tokens
+            rows, tokens = [], []
 
 
 def leading_directions(moments: Moments, kept: int) -> Tensor:

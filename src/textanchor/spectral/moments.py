@@ -116,6 +116,8 @@ class MomentsStream:
 
     def _add_sinks(self, y_NE: Tensor, counts_N: Tensor) -> None:
         rows_NE = (y_NE * counts_N.sqrt()[:, None])[counts_N > 0]
+        if not len(rows_NE):
+            return
         self._sink_count += float(counts_N.sum())
         self._sinks_SE, rest_SE = _split_sinks(torch.cat([self._sinks_SE, rows_NE]))
         self._outer_EE.addmm_(rest_SE.T, rest_SE)
