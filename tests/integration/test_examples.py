@@ -14,7 +14,12 @@ from textanchor.data.texts import load_texts
 from textanchor.training.collate import Collator
 from textanchor.training.sequences import encode
 
+EXAMPLES = {"plain_pytorch", "vlm_plain_loop", "vlm_accelerate", "vlm_trainer", "vlm_trl"}
 SETTINGS: dict[str, Any] = {"steps": 5, "batch_size": 2, "learning_rate": 1e-2}
+
+
+def test_every_example_is_run_here(repository: Path) -> None:
+    assert {path.stem for path in (repository / "examples").glob("*.py")} == EXAMPLES
 
 
 def test_plain_pytorch(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:

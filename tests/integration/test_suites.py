@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,29 @@ def test_unknown_names_and_settings_are_refused() -> None:
 def test_groups_are_taken_apart_and_doubles_left_out() -> None:
     suites = load_suites(["color", "color"], num_items=2)
     assert [suite.name for suite in suites] == ["color"]
+
+
+def test_two_suites_for_one_place_of_the_summary_are_refused_before_anything_is_scored(
+    llava: tuple[Any, Any], tmp_path: Path
+) -> None:
+    """By either way in, and whatever the two are called."""
+    drawn, chair = pope_scenes(num_items=2), load_suite("chair_scenes", num_items=2)
+    texts = TextSuite(name="mine", texts={"a": "one two"})
+    pairs = {
+        "POPE": [drawn, replace(drawn, name="pope_mine")],
+        "CHAIR": [chair, replace(chair, name="chair_mine")],
+        "text": [load_suite("text", num_items=2), texts],
+        "color": [load_suite("color", num_items=2), load_suite("color", num_items=3)],
+    }
+    for place, suites in pairs.items():
+        with pytest.raises(ConfigError, match=f"'{suites[1].name}' are two suites for {place} .*two output folders"):
+            evaluate_to_folder(*llava, suites, tmp_path / "out", name="tiny", progress=False)
+    assert not (tmp_path / "out").exists()
+    asked = [{"question_id": i, "image": "1.png", "text": "?", "label": label} for i, label in enumerate(("no", "yes"))]
+    (tmp_path / "mine.json").write_text(json.dumps(asked))
+    draw_scene(1).image(32).save(tmp_path / "1.png")
+    with pytest.raises(ConfigError, match=r"'pope_scenes' and 'pope_mine' are two suites for POPE"):
+        load_suites(["pope_scenes", f"pope:{tmp_path / 'mine.json'}"])
 
 
 def test_a_changed_item_changes_the_hash() -> None:

@@ -74,6 +74,24 @@ def test_chair() -> None:
     assert chair["mean_length"]["estimate"] == pytest.approx(8)
 
 
+@pytest.mark.parametrize(
+    ("kind", "metrics"),
+    [
+        ("pope", {"is_yes": 1.0, "said_yes": 1.0, "parsed": 1.0, "correct": 1.0}),
+        ("text", {"num_tokens": 3.0, "nats": 2.0}),
+        (
+            "chair",
+            dict.fromkeys(("num_mentions", "num_hallucinated", "num_objects", "num_recalled", "num_words"), 1.0),
+        ),
+    ],
+)
+def test_two_suites_of_a_kind_that_is_told_once_are_refused(kind: str, metrics: dict[str, float]) -> None:
+    first, second = (rows(name, **{m: {"random/1": v} for m, v in metrics.items()}) for name in ("one", "two"))
+    assert kind in summarise(first)
+    with pytest.raises(DataError, match=f"suite 'two' is a second one of {kind}.*summarise them apart"):
+        summarise(first + second)
+
+
 def test_text_is_per_token_not_per_text() -> None:
     scores = rows("text", num_tokens={"a": 10.0, "b": 30.0}, nats={"a": 40.0, "b": 60.0}, base_kl={"a": 0.0, "b": 4.0})
     text = summarise(scores)["text"]

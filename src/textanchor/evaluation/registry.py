@@ -2,14 +2,13 @@
 
 import importlib
 import inspect
-from collections import Counter
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textanchor.errors import ConfigError
-from textanchor.evaluation.suite import AbstractSuite, SuiteOptions
+from textanchor.evaluation.suite import AbstractSuite, SuiteOptions, require_places
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,21 +102,8 @@ def load_suites(
             settings["free_answers"] = options.free_answers
         count = OTHER_DEFAULTS.get(name, DEFAULT_ITEMS) if num_items is None else num_items
         suites.append(load_suite(name, num_items=count, seed=seed, **settings))
-    _require_room_for_each(suites)
+    require_places(suites)
     return suites
-
-
-def _require_room_for_each(suites: Sequence[AbstractSuite]) -> None:
-    """A summary has one place for each name, and one for POPE and CHAIR."""
-    from textanchor.evaluation.suites.captions import CaptionSuite
-    from textanchor.evaluation.suites.pope import PopeSuite
-
-    places = [suite.name for suite in suites]
-    places += ["POPE" for suite in suites if isinstance(suite, PopeSuite)]
-    places += ["CHAIR" for suite in suites if isinstance(suite, CaptionSuite) and suite.vocabulary is not None]
-    doubled = [place for place, count in Counter(places).items() if count > 1]
-    if doubled:
-        raise ConfigError(f"two suites for {doubled[0]} in one evaluation; evaluate them into two output folders")
 
 
 def _factory(target: str) -> Callable[..., Any]:

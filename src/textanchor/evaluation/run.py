@@ -21,7 +21,7 @@ from textanchor.evaluation.identity import answerer_hash
 from textanchor.evaluation.images import TowerCache
 from textanchor.evaluation.journal import Journal
 from textanchor.evaluation.scoring import sharing_obstacle
-from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, suite_hash
+from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, require_places, suite_hash
 from textanchor.evaluation.suites.closed import ClosedSuite, score_closed
 from textanchor.evaluation.summarise import summarise
 from textanchor.files import atomic_file, read_json, sha256_of_json, write_json
@@ -75,6 +75,7 @@ def evaluate_to_folder(
     `cache` (the folder itself, unless given), and is not computed again for an equal model, suite and version of ours.
     TextanchorError where the folder holds the scores of other weights.
     """
+    require_places(suites)
     began, folder = time.monotonic(), Path(folder)
     options = _with_cache(options)
     model_hash = tensors_hash(model.state_dict().items())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from PIL import Image
 
 from textanchor.data.items import ImageSource, Item, open_image
+from textanchor.errors import ConfigError
 from textanchor.files import sha256_of_json
 from textanchor.records import Score
 
@@ -85,6 +86,11 @@ class AbstractSuite(ABC):
     """Rows of the user's files that are no items, each with file, line and reason; none in what is drawn."""
 
     @property
+    def place(self) -> str:
+        """Where a summary tells of it; a summary has one place for each."""
+        return self.name
+
+    @property
     @abstractmethod
     def num_steps(self) -> int:
         """Number of items that `score` reports as finished in all."""
@@ -102,6 +108,18 @@ class AbstractSuite(ABC):
     @abstractmethod
     def score(self, model: "nn.Module", processor: Any, options: EvaluationOptions) -> list[Score]:
         """Rows of all items; the model is put into eval mode and given back as it was."""
+
+
+def require_places(suites: Sequence[AbstractSuite]) -> None:
+    """Raise ConfigError where two suites have one name, or one place in the summary of an evaluation."""
+    taken: dict[str, AbstractSuite] = {}
+    for suite in suites:
+        for place in (suite.name, suite.place):
+            if (other := taken.setdefault(place, suite)) is not suite:
+                raise ConfigError(
+                    f"suites {other.name!r} and {suite.name!r} are two suites for {place} in one evaluation, whose "
+                    "summary tells of one; evaluate them into two output folders"
+                )
 
 
 def suite_hash(suite: AbstractSuite) -> str:

@@ -1,7 +1,7 @@
 """From `Score` rows to what a report shows: intervals for each task, POPE, CHAIR and text, and paired changes."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -44,12 +44,12 @@ def summarise(scores: Sequence[Score]) -> dict[str, Any]:
             by_suite[score.suite][score.metric] = values_of(scores, score.suite, score.metric)
     summary: dict[str, Any] = {"tasks": {}}
     for suite, metrics in by_suite.items():
-        if "said_yes" in metrics:
-            summary["pope"] = _pope(metrics)
-        elif "num_mentions" in metrics:
-            summary["chair"] = _chair(metrics)
-        elif "num_tokens" in metrics:
-            summary["text"] = _text(metrics)
+        if kind := next((kind for kind, (mark, _) in SINGLE.items() if mark in metrics), None):
+            if kind in summary:
+                raise DataError(
+                    f"suite {suite!r} is a second one of {kind}, of which a summary tells once; summarise them apart"
+                )
+            summary[kind] = SINGLE[kind][1](metrics)
         elif is_language(metrics):
             summary.setdefault("language", {})[suite] = language_summary(metrics)
         else:
@@ -157,3 +157,11 @@ def _text(metrics: Mapping[str, Values]) -> dict[str, Any]:
 def _per_token(sums: Values, num_tokens: Values) -> Interval:
     """Ratio of two sums over texts, with the interval of its linearisation (delta method), texts being resampled."""
     return bootstrap_interval(list(ratio_values(sums, num_tokens).values()))
+
+
+SINGLE: dict[str, tuple[str, Callable[[Mapping[str, Values]], dict[str, Any]]]] = {
+    "pope": ("said_yes", _pope),
+    "chair": ("num_mentions", _chair),
+    "text": ("num_tokens", _text),
+}
+"""Kinds of which a summary holds one -> the metric that only they have, and what sums them up."""

@@ -39,6 +39,11 @@ class PopeSuite(AbstractSuite):
     version: ClassVar[str] = "2"
 
     @property
+    def place(self) -> str:
+        """One for all questions of POPE."""
+        return "POPE"
+
+    @property
     def num_steps(self) -> int:
         return len(self.items) * (2 if self.blind else 1)
 

@@ -42,6 +42,11 @@ class TextSuite(AbstractSuite):
     version: ClassVar[str] = "2"
 
     @property
+    def place(self) -> str:
+        """One for plain text."""
+        return "text"
+
+    @property
     def num_steps(self) -> int:
         return len(self.texts)
 
