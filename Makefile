@@ -3,6 +3,7 @@
 #   make demo     adapt a small real vision-language model twice and write a report that compares the two
 #   make test     run the tests
 #   make check    lint, formatting, types
+#   make evidence turn the committed records into tables and figures; trains nothing
 #   make docs     build the documentation into site/
 #   make setup    only make the environment
 #
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs
+.PHONY: help setup demo test check evidence docs
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -12
@@ -37,6 +38,9 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+evidence: $(VENV)/.installed
+	$(BIN)/python docs/make_evidence.py
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/mkdocs build --strict

@@ -98,6 +98,39 @@ def wilson_interval(num_right: int, num_items: int, *, level: float = 0.95) -> I
     return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
 
 
+def crossed_interval(
+    values_SI: np.ndarray, weights_I: np.ndarray, *, level: float = 0.95, num_draws: int = 2000, seed: int = 0
+) -> Interval:
+    """Weighted mean of values that cross S seeds with I items, with its pigeonhole bootstrap interval (Owen 2007).
+
+    Seeds and items are resampled apart, because every seed answers the same items. One seed gives the variation between
+    items alone.
+    """
+    values_SI, weights_I = np.asarray(values_SI, dtype=np.float64), np.asarray(weights_I, dtype=np.float64)
+    num_seeds, num_items = values_SI.shape
+    if num_seeds == 0 or num_items == 0 or weights_I.shape != (num_items,) or not np.isfinite(values_SI).all():
+        raise DataError(f"an interval needs finite values and a weight for each item, found shape {values_SI.shape}")
+    rng = np.random.default_rng(seed)
+    shares_I = weights_I / weights_I.sum()
+    seeds_DS = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=num_draws) / num_seeds
+    items_DI = rng.multinomial(num_items, np.full(num_items, 1 / num_items), size=num_draws) * shares_I
+    items_DI = items_DI / items_DI.sum(axis=1, keepdims=True)
+    draws_D = np.einsum("ds,si,di->d", seeds_DS, values_SI, items_DI, optimize=True)
+    low, high = np.quantile(draws_D, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(values_SI.mean(axis=0) @ shares_I), float(low), float(high))
+
+
+def place_at_level(levels: Sequence[float], level: float) -> tuple[int, float] | None:
+    """Where a curve first reaches `level`: the index of the point before it and the share of the way to the next one.
+
+    None if it never does; (0, 0.0) if it begins there.
+    """
+    for i, reached in enumerate(levels):
+        if reached >= level:
+            return (0, 0.0) if i == 0 else (i - 1, (level - levels[i - 1]) / (reached - levels[i - 1]))
+    return None
+
+
 def interpolate_at_level(levels: Sequence[float], values: Sequence[float], level: float) -> float | None:
     """Value where a curve first reaches `level`, linear between its points; None if it never does.
 
@@ -105,10 +138,10 @@ def interpolate_at_level(levels: Sequence[float], values: Sequence[float], level
     """
     if len(levels) != len(values):
         raise ValueError(f"a curve needs as many levels as values, found {len(levels)} and {len(values)}")
-    for i, reached in enumerate(levels):
-        if reached >= level:
-            if i == 0:
-                return float(values[0])
-            share = (level - levels[i - 1]) / (reached - levels[i - 1])
-            return float(values[i - 1] + share * (values[i] - values[i - 1]))
-    return None
+    place = place_at_level(levels, level)
+    if place is None:
+        return None
+    before, share = place
+    if share == 0:
+        return float(values[before])
+    return float(values[before] + share * (values[before + 1] - values[before]))

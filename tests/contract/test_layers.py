@@ -19,8 +19,9 @@ LAYERS = {
     "evaluation": 4,
     "training": 5,
     "methods": 6,
-    **dict.fromkeys(("analysis", "demo", "repairs", "experiment"), 7),
-    "cli": 8,
+    **dict.fromkeys(("analysis", "demo", "repairs"), 7),
+    "experiment": 8,
+    "cli": 9,
 }
 
 HEAVY = {"torch", "transformers", "peft", "accelerate", "safetensors", "matplotlib", "scipy", "sklearn", "skimage"}

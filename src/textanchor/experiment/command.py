@@ -12,6 +12,7 @@ from textanchor.errors import ConfigError, ModelError
 from textanchor.experiment.bench import Bench, Loader
 from textanchor.experiment.cells import Cell, expand, load_matrix
 from textanchor.experiment.code import code_hash
+from textanchor.experiment.reading.pages import PAGE, terminal_tables, write_summary
 from textanchor.experiment.results import FAILED, Results, Status
 from textanchor.experiment.run import run_cell
 from textanchor.vlm.loading import load_vlm
@@ -33,10 +34,14 @@ class Outcome:
     num_failed: int
     num_left: int
     folder: Path
+    tables: str = ""
+    """What all records in the folder say."""
 
     def __str__(self) -> str:
         told = f"{self.num_done} done, {self.num_failed} failed, {self.num_left} left to run: {self.folder}"
-        return f"{told}; errors in {self.folder / FAILED}" if self.num_failed else told
+        if self.num_failed:
+            told += f"; errors in {self.folder / FAILED}"
+        return f"{self.tables}\n\n{told}\nreport: {self.folder / PAGE}" if self.tables else told
 
 
 def compare(
@@ -56,7 +61,8 @@ def compare(
     call. With `max_minutes`, no cell is begun that is not expected to be finished by then.
     """
     say = say or _say
-    cells = _chosen(expand(load_matrix(matrix)), only)
+    loaded = load_matrix(matrix)
+    name, cells = loaded.name, _chosen(expand(loaded), only)
     results, code = Results(out), code_hash()
     status = results.status(cells, code, rerun_stale=rerun_stale and not dry_run)
     say(_told(status))
@@ -65,8 +71,11 @@ def compare(
             say(f"  {_state(cell, status)}  {cell.name}")
         return Outcome(len(status.done), len(status.failed), len(status.left), out)
     failed = _run_all(status, results, load, say, max_minutes)
+    tables = ""
+    if records := results.records():
+        tables = terminal_tables(write_summary(name, records, out))
     left = [cell for cell in status.left if not results.record_path(cell).is_file()]
-    return Outcome(len(cells) - len(left), failed, len(left) - failed, out)
+    return Outcome(len(cells) - len(left), failed, len(left) - failed, out, tables)
 
 
 def _run_all(

@@ -1,0 +1,1 @@
+"""What the records of a comparison say together: from records alone, without a model."""

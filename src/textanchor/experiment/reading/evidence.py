@@ -1,0 +1,80 @@
+"""The committed records as one page and one Markdown file of tables, without training anything."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from textanchor.experiment.reading.pages import markdown_table
+from textanchor.experiment.reading.summary import summarise_runs
+from textanchor.files import atomic_file
+from textanchor.records import RunRecord
+from textanchor.report.page import Section, Table
+from textanchor.report.pages.compare import compare_sections, compare_tables
+from textanchor.report.plain import render_plain
+
+PAGE, TABLES = "evidence.html", "tables.md"
+HEAD = """\
+# Evidence: tables
+
+Made from the committed records below `docs/evidence/` by `make evidence`, without training; the same tables with
+figures are in `docs/evidence/evidence.html`. A contract test compares both files with what the records give.
+"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One group of records: its heading, sections of the page, and tables with their titles."""
+
+    title: str
+    source: str
+    """Where its records lie, below the folder of the evidence, and the command that made them."""
+    sections: Sequence[Section]
+    tables: Sequence[tuple[str, Table]]
+
+
+def comparisons(folder: Path) -> Iterable[Part]:
+    """A part for each `compare/NAME/` that holds the records of `textanchor compare`."""
+    for own in sorted(path.parent for path in (folder / "compare").glob("*/runs")):
+        records = [RunRecord.load(path) for path in sorted((own / "runs").glob("*.json"))]
+        if records:
+            summary = summarise_runs(own.name, records)
+            commits = ", ".join(commit[:12] for commit in summary["commits"])
+            source = (
+                f"compare/{own.name}/runs: {summary['num_runs']} records of "
+                f"`textanchor compare` at commit {commits}, {summary['hours']:.1f} hours"
+            )
+            sections = compare_sections(summary, prefix=f"{own.name}-")
+            titled = [Section(s.id, f"{own.name}: {s.title}", s.lead, s.body) for s in sections]
+            yield Part(f"Comparison {own.name}", source, titled, compare_tables(summary))
+
+
+READERS: tuple[Callable[[Path], Iterable[Part]], ...] = (comparisons,)
+"""What turns records into parts, in the order of the page; a new kind of record is one function here."""
+
+
+def evidence(folder: Path) -> dict[str, str]:
+    """Content of the two files by their names; the same records give the same bytes."""
+    parts = [part for read in READERS for part in read(folder)]
+    sections = [section for part in parts for section in part.sections]
+    lines = [HEAD]
+    for part in parts:
+        lines += [f"## {part.title}", "", f"{part.source}.", ""]
+        for title, table in part.tables:
+            lines += markdown_table(title, table)
+    if not parts:
+        lines.append("No records of comparisons are committed yet.\n")
+    byline = [part.title for part in parts] or ["no records of comparisons are committed yet"]
+    return {
+        PAGE: render_plain("Evidence", byline, sections, data_file="the records"),
+        TABLES: "\n".join(lines).rstrip() + "\n",
+    }
+
+
+def write_evidence(folder: Path) -> list[Path]:
+    """Write both files into the folder of the evidence."""
+    written = []
+    for name, content in evidence(folder).items():
+        with atomic_file(folder / name) as temporary:
+            temporary.write_text(content, encoding="utf-8", newline="\n")
+        written.append(folder / name)
+    return written

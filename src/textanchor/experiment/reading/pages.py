@@ -1,0 +1,58 @@
+"""A comparison's summary as files, on the terminal and in Markdown."""
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as TerminalTable
+
+from textanchor.experiment.reading.summary import summarise_runs
+from textanchor.files import atomic_file, write_json
+from textanchor.records import RunRecord
+from textanchor.report.page import Table
+from textanchor.report.pages.compare import compare_tables, render_compare
+
+SUMMARY, PAGE = "summary.json", "report.html"
+WIDTH = 170
+
+
+def write_summary(name: str, records: Sequence[RunRecord], folder: Path) -> dict[str, Any]:
+    """Write summary.json and report.html into the folder of a comparison; gives the summary."""
+    summary = summarise_runs(name, records)
+    write_json(folder / SUMMARY, summary)
+    with atomic_file(folder / PAGE) as temporary:
+        temporary.write_text(render_compare(summary), encoding="utf-8", newline="\n")
+    return summary
+
+
+def terminal_tables(summary: dict[str, Any]) -> str:
+    """The main tables as text."""
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=WIDTH, highlight=False, color_system=None)
+    for title, table in compare_tables(summary):
+        console.print(_on_terminal(title, table))
+    return buffer.getvalue().rstrip()
+
+
+def _on_terminal(title: str, table: Table) -> TerminalTable:
+    shown = TerminalTable(title=title, box=None, title_justify="left")
+    for i, header in enumerate(table.header):
+        shown.add_column(header, justify="left" if i == 0 else "right")
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
+
+
+def markdown_table(title: str, table: Table) -> Iterator[str]:
+    """Lines of a heading and a Markdown table."""
+    yield from (f"### {title}", "")
+    yield _line(table.header)
+    yield _line(["---"] + ["---:"] * (len(table.header) - 1))
+    yield from (_line(row) for row in table.rows)
+    yield ""
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
