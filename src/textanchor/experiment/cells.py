@@ -233,7 +233,8 @@ def _strength_label(strength: Mapping[str, Any], number: int) -> str:
         return ""
     names = "+".join(dict.fromkeys(key.rpartition(".")[2] for key in strength))
     values = [_written(value) for value in strength.values()]
-    if all(len(value) <= MOST_SHOWN for value in values):
+    is_plain = all(isinstance(value, str | int | float) for value in strength.values())
+    if is_plain and all(len(value) <= MOST_SHOWN for value in values):
         return f"{names}={'+'.join(dict.fromkeys(values))}"
     return f"{names}=v{number}"
 
