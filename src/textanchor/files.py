@@ -21,6 +21,8 @@ CACHE_VARIABLE = "TEXTANCHOR_CACHE"
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """A temporary sibling of `path` to write to; it takes the name `path` on success and is removed on error."""
     path = Path(path)
+    if path.is_dir():
+        raise TextanchorError(f"{path}: expected a file to write, found a folder; give the name of a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_sibling(path)
     try:

@@ -1,6 +1,7 @@
 """What a user sees: the verbs, and one paragraph with exit code 2 for every mistake that can be mended."""
 
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import Any, get_args
 
 import pytest
 import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
+from helpers.tiny_config import TEXT
+from helpers.tiny_llava import tiny_llava_with_processor
 from textanchor import __version__
 from textanchor.cli import demo, main
 from textanchor.demo.config import DemoConfig, NewTask
@@ -78,6 +82,7 @@ def test_version() -> None:
         (["adapt", "config.yaml", "--set", "training.max_steps=x"], ["training.max_steps", "a whole number", "'x'"]),
         (["adapt", "config.yaml", "--set", "training.max_steps"], ["expected key=value"]),
         (["adapt", "config.yaml", "--set", "method.name=ap"], ["'ap'", "'app'"]),
+        (["adapt", "config.yaml", "--set", "method.strenght=2"], ["'method.name' is missing", "app"]),
         (["adapt", "config.yaml", "--output", "config.yaml"], ["config.yaml", "expected a folder"]),
         (["adapt", "config.yaml", "--set", "data.task=wordz"], ["wordz", "words"]),
         (["adapt", "config.yaml", "--set", "data={path: none.json}"], ["none.json"]),
@@ -86,6 +91,7 @@ def test_version() -> None:
         (["parts", "config.yaml"], ["config.yaml", "found a file"]),
         (["parts", "nobody/no-such-model"], ["nobody/no-such-model"]),
         (["evaluate", "embedded", "--suite", "shapes", "--out", "e"], ["'shapes'", "did you mean 'shape'"]),
+        (["evaluate", "embedded", "--suite", "foldr:a", "--out", "e"], ["'foldr:a'", "did you mean 'folder:a'"]),
         (["evaluate", "embedded", "--suite", "shape", "--out", "e", "--baseline", "none"], ["none"]),
         (["diff", "none", "config.yaml"], ["none", "no such folder or file"]),
         (["diff", "config.yaml", "none"], ["config.yaml", "not a safetensors file"]),
@@ -105,6 +111,50 @@ def test_mistakes_are_told_in_one_paragraph(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert_is_a_mistake(run(*arguments), *fragments)
     assert list(config.parent.iterdir()) == [config], "a mistake leaves nothing behind"
+
+
+def test_a_folder_where_a_file_is_to_be_written_is_a_mistake(config: Path) -> None:
+    model, processor = tiny_llava_with_processor()
+    model.save_pretrained("tiny")
+    processor.save_pretrained("tiny")
+    result = run("parts", "tiny", "--save", config.parent)
+    assert result.exit_code == 2
+    assert "expected a file to write, found a folder; give the name of a file" in result.stderr
+
+
+@pytest.mark.parametrize("verb", ["adapt", "evaluate", "measure", "parts"])
+def test_a_model_of_text_alone_is_a_mistake(verb: str, config: Path) -> None:
+    LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained("text")
+    options = {
+        "adapt": [config, "--set", "model=text"],
+        "evaluate": ["text", "--suite", "shape", "--num-items", "1", "--out", "e"],
+        "measure": ["text", "--data", "scenes", "--num-images", "20", "--out", "e"],
+        "parts": ["text"],
+    }
+    result = run(verb, *options[verb])
+    result.stderr_bytes = result.stderr_bytes[result.stderr_bytes.index(b"error:") :]  # a bar may stand before it
+    assert_is_a_mistake(result, "'llama' is no vision-language model", "'embedded'")
+    assert not (config.parent / "e").exists() and not (config.parent / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "fragments"),
+    [
+        ([], ["data.json", "no conversations to train on", "at least one row"]),
+        (
+            [
+                {
+                    "image": "../a.png",
+                    "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "a"}],
+                }
+            ],
+            ["data.json, record 1", "'../a.png' leads out of the image folder"],
+        ),
+    ],
+)
+def test_data_that_cannot_be_trained_on_is_a_mistake(rows: list[Any], fragments: list[str], config: Path) -> None:
+    (config.parent / "data.json").write_text(json.dumps(rows))
+    assert_is_a_mistake(run("adapt", config, "--set", "data={path: data.json}"), *fragments)
 
 
 def test_yaml_with_a_wrong_line_names_it(config: Path) -> None:

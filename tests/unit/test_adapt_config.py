@@ -64,7 +64,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"parts": {"projector": {"train": "frozen"}, "language_model": {"train": "frozen"}}}, "all frozen"),
     ({"parts": {"tower": {"train": "full"}}}, "vision_tower"),
     ({"method": {"name": "ful"}}, "did you mean 'full'"),
-    ({"method": {}}, "unknown method None"),
+    ({"method": {}}, "the key 'method.name' is missing; known methods are"),
     ({"method": {"name": "full", "strength": 1.0}}, "unknown key 'strength'"),
     ({"method": {"name": "l2sp", "strength": 0.0}}, "strength must be greater than 0"),
     ({"method": {"name": "lora"}, "parts": {"projector": {"train": "full"}}}, "parts.projector.train is full"),

@@ -100,7 +100,7 @@ def test_reference_images_of_the_probe_are_others(tmp_path: Path) -> None:
     assert len(probe) == 8
     with pytest.raises(DataError, match="12 reference images"):
         ReferenceImages(folder=tmp_path, num_images=5).for_anchor()
-    with pytest.raises(DataError, match="0 reference images"):
+    with pytest.raises(DataError, match="no such folder of reference images"):
         ReferenceImages(folder=tmp_path / "none", num_images=5).for_probe()
 
 

@@ -41,8 +41,10 @@ def _texts_of(path: Path) -> Iterator[str]:
     if path.suffix == ".txt":
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: cannot be read as text ({error}); give a UTF-8 file") from error
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read as text ({error.strerror}); check the path") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: cannot be read as text ({error}); save it as UTF-8") from error
         yield from (line for line in lines if line.strip())
         return
     for place, row in read_rows(path):

@@ -64,10 +64,12 @@ def load_suite(name: str, *, num_items: int, seed: int = 0, **settings: Any) -> 
     `settings` go to the suite's factory; one that it does not take is a ConfigError too.
     """
     if name not in SUITES:
-        near = get_close_matches(name, [*SUITES, *GROUPS], n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        known = ", ".join([*SUITES, *GROUPS, *(f"{kind}:PATH" for kind in PATH_SUITES)])
-        raise ConfigError(f"unknown suite {name!r}; {hint}The suites are {known}")
+        kind, colon, rest = name.partition(":")
+        near = get_close_matches(kind, PATH_SUITES if colon else [*SUITES, *GROUPS], n=1)
+        hint = f"did you mean {near[0] + colon + rest!r}? " if near else ""
+        files = [f"{kind}:PATH" for kind in PATH_SUITES if kind != "lm_eval"]
+        known = ", ".join([*SUITES, *GROUPS, *files, "lm_eval:TASK"])
+        raise ConfigError(f"unknown suite {name!r}; {hint}the suites are {known}")
     factory = _factory(SUITES[name])
     first = (name,) if SUITES[name] == _CLOSED else ()
     known = inspect.signature(factory).parameters

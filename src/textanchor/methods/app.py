@@ -80,8 +80,9 @@ class ReferenceImages:
             sources: Sequence[ImageSource] = [item.image for item in self._items(self.task) if item.image is not None]
         else:
             assert self.folder is not None  # one of both is given
-            files = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
-            sources = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES][:number]
+            if not self.folder.is_dir():
+                raise DataError(f"{self.folder}: no such folder of reference images; check method.reference.folder")
+            sources = [file for file in sorted(self.folder.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES][:number]
         if len(sources) < number:
             raise DataError(
                 f"{self.task or self.folder}: {len(sources)} reference images, but num_images={self.num_images} and "

@@ -39,7 +39,9 @@ def read_training_data(config: AdaptConfig) -> list[Conversation]:
     assert data.path is not None  # DataConfig takes a task or a path
     conversations = read_conversations(data.path, data.image_folder)
     if not conversations:
-        raise DataError(f"{data.path}: no conversations to train on")
+        raise DataError(
+            f"{data.path}: no conversations to train on; expected at least one row with `conversations` or `messages`"
+        )
     return conversations
 
 

@@ -114,6 +114,8 @@ def load_method(options: Mapping[str, Any]) -> AbstractMethod:
     # methods are a layer above and import this module, so their table is found by name at run time
     table: dict[str, str] = importlib.import_module("textanchor.methods").METHODS
     name = options.get("name")
+    if name is None:
+        raise ConfigError(f"the key 'method.name' is missing; known methods are {', '.join(table)}")
     if not isinstance(name, str) or name not in table:
         close = difflib.get_close_matches(str(name), table, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(table)}"
