@@ -34,10 +34,12 @@ class Ablation:
         self.bench, self.bands, self.bands_hash, self.update = bench, bands, bands_hash, update
         settings = bench.settings.ablation
         self.retained = bench.suites(bench.settings.retained, settings.num_items)
-        self.suites = [*self.retained, *bench.suites([update.task], settings.num_new_items)]
+        self.suites = [*self.retained, *bench.suites([bench.new_source(update.task)], settings.num_new_items)]
         self.base = copy.deepcopy(projector_module(bench.parts))
         self.projector = TunedProjector.of(bench.parts, update.projector, drift_inputs(bench, update.task))
         self.drift_ND = self.projector.drift()
+        self.drift_energy = float(self.drift_ND.square().sum() / self.projector.start_ND.square().sum())
+        """E||f - f0||^2 / E||f0||^2 on held-out images."""
 
     def conditions(self) -> list[dict[str, Any]]:
         """The ends and the front of WiSE-FT, every removal, and the oracle where this seed is one of its seeds."""
@@ -111,7 +113,8 @@ def drift_inputs(bench: Bench, task: str) -> list[torch.Tensor]:
     """What enters the projector on held-out images, half of them of the references and half of the new task."""
     reference = bench.settings.reference
     number = reference.num_drift_images
-    new = [open_image(i.image) for i in items_of(task, split="validation", num_items=number) if i.image is not None]
+    own = items_of(bench.new_source(task), split="validation", num_items=number)
+    new = [open_image(item.image) for item in own if item.image is not None]
     images = [*reference_images(bench, number, skip=reference.num_images), *new]
     return projector_inputs(bench.parts, bench.processor, images)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import near_task
 import torch
 from settings import Settings
 
@@ -67,6 +68,16 @@ class Bench:
         """Suites without their blind halves."""
         suites = load_suites(list(names), num_items=num_items, seed=self.settings.seed)
         return [replace(suite, blind=False) if isinstance(suite, ClosedSuite) else suite for suite in suites]
+
+    def new_source(self, task: str) -> str:
+        """A new task as `items_of` and `suites` take it; the one that is drawn here is written first."""
+        if task != near_task.NAME:
+            return task
+        folder = self.work / "tasks" / task
+        tunings = (self.settings.ablation, self.settings.lora)
+        seeds = tuple(sorted({seed for stage in tunings for seed in stage.seeds}))
+        near_task.write_task(folder, num_training=max(stage.tuning.num_images for stage in tunings), seeds=seeds)
+        return f"folder:{folder}"
 
     def rows(self, suites: Sequence[AbstractSuite]) -> Rows:
         """Scores of the model as it is now."""

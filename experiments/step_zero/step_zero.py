@@ -60,11 +60,11 @@ class StepZero:
 
     def overlap(self) -> None:
         """(d) Overlap of leading directions."""
-        self._save("overlap", 0, overlap_rows(self.bench))
+        self._save("overlap", None, overlap_rows(self.bench))
 
     def spectrum(self) -> None:
         """(a) Sensitivity spectrum."""
-        self._save("spectrum", 0, spectrum(self.bench, *output_bands(self.bench)))
+        self._save("spectrum", None, spectrum(self.bench, *output_bands(self.bench)))
 
     def tune(self) -> None:
         """The updates that the next stages take apart."""
@@ -76,23 +76,24 @@ class StepZero:
         settings = self.bench.settings.ablation
         bands = output_bands(self.bench)
         for update in self._updates(settings.tuning, settings.seeds):
-            self._save("ablation", update.seed, Ablation(self.bench, *bands, update).conditions(), update)
+            ablation = Ablation(self.bench, *bands, update)
+            self._save("ablation", update, ablation.conditions(), drift_energy=ablation.drift_energy)
 
     def lora(self) -> None:
         """(c) One record for each update of projector and language model."""
         settings, language = self.bench.settings.lora, LanguageBands(self.bench)
         for update in self._updates(settings.tuning, settings.seeds):
-            self._save("lora", update.seed, LoraAblation(self.bench, language, update).conditions(), update)
+            self._save("lora", update, LoraAblation(self.bench, language, update).conditions())
 
     def _updates(self, tuning: Tuning, seeds: Sequence[int]):
         for seed in seeds:
             for task in self.bench.settings.new_tasks:
                 yield tuned(self.bench, tuning, task, seed, self.store)
 
-    def _save(self, stage: str, seed: int, conditions: list[dict[str, Any]], update: Tuned | None = None) -> None:
+    def _save(self, stage: str, update: Tuned | None, conditions: list[dict[str, Any]], **facts: float) -> None:
         settings = self.bench.settings
         name = f"{stage}-{update.name}" if update else stage
-        extra: dict[str, Any] = {"stage": stage, "model": settings.name, "retained": self._retained()}
+        extra: dict[str, Any] = {"stage": stage, "model": settings.name, "retained": self._retained(), **facts}
         hashes = {"model": self.bench.model_hash}
         if update is not None:
             extra |= {"task": update.task, "tuning_cost": update.cost}
@@ -100,7 +101,7 @@ class StepZero:
         RunRecord(
             name=f"step_zero/{settings.name}/{name}",
             method="full" if update else "none",
-            seed=seed,
+            seed=update.seed if update else settings.seed,
             config=_without_folders(to_dict(settings)) | {"model": settings.name},
             command=["python", "experiments/step_zero/step_zero.py", "--stages", stage],
             **environment(),

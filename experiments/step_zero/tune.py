@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from bench import Bench, told
 from safetensors.torch import load_file, save_file
 from settings import Tuning
@@ -19,6 +20,24 @@ from textanchor.vlm.loading import load_vlm
 
 
 @dataclass(frozen=True)
+class LoraUpdate:
+    """Delta W = basis_OR @ rows_RI, the basis orthonormal: energies of the update are those of its rows."""
+
+    basis_OR: Tensor
+    rows_RI: Tensor
+
+    @classmethod
+    def of(cls, a_RI: Tensor, b_OR: Tensor, scaling: float) -> "LoraUpdate":
+        """Of LoRA's factors."""
+        basis_OR, mixed_RR = torch.linalg.qr(b_OR.double())
+        return cls(basis_OR, scaling * mixed_RR @ a_RI.double())
+
+    def delta(self, rows_RI: Tensor) -> Tensor:
+        """(O, I) change of the weight with these rows."""
+        return (self.basis_OR @ rows_RI).float()
+
+
+@dataclass(frozen=True)
 class Tuned:
     """An update of the model: its tensors, tuned."""
 
@@ -27,8 +46,8 @@ class Tuned:
     hash: str
     projector: dict[str, Tensor]
     """Tuned values by base name."""
-    lora: dict[str, Tensor]
-    """Change of the weight of each linear, scaling included, by base name of the linear."""
+    lora: dict[str, LoraUpdate]
+    """By base name of the linear."""
     cost: dict[str, float]
 
     @property
@@ -44,10 +63,10 @@ def tuned(bench: Bench, tuning: Tuning, task: str, seed: int, store: FeatureStor
         _tune(bench, tuning, task, seed, store, path)
     tensors = load_file(path)
     facts = read_json(path.with_suffix(".json"))
-    factors = {name: tensor.double() for name, tensor in tensors.items() if ".lora_" in name}
+    factors = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
     layers = dict.fromkeys(name.partition(".lora_")[0] for name in factors)
     lora = {
-        layer: (facts["scaling"] * factors[f"{layer}.lora_B.weight"] @ factors[f"{layer}.lora_A.weight"])
+        layer: LoraUpdate.of(factors[f"{layer}.lora_A.weight"], factors[f"{layer}.lora_B.weight"], facts["scaling"])
         for layer in layers
     }
     projector = {name: tensor for name, tensor in tensors.items() if name not in factors}
@@ -59,7 +78,7 @@ def _tune(bench: Bench, tuning: Tuning, task: str, seed: int, store: FeatureStor
     output = bench.work / "tuning" / path.stem
     for leftover in (output, output.with_name(f"{output.name}.checkpoints")):
         shutil.rmtree(leftover, ignore_errors=True)
-    config = _config(bench.settings.model, tuning, task, seed, output)
+    config = _config(bench, tuning, task, seed, output)
     model, processor = load_vlm(bench.settings.model)
     result = adapt(config, model=model, processor=processor, features=store)
     if tuning.lora_learning_rate is None:
@@ -74,15 +93,17 @@ def _tune(bench: Bench, tuning: Tuning, task: str, seed: int, store: FeatureStor
     shutil.rmtree(output)
 
 
-def _config(model: str, tuning: Tuning, task: str, seed: int, output: Path) -> AdaptConfig:
+def _config(bench: Bench, tuning: Tuning, task: str, seed: int, output: Path) -> AdaptConfig:
     language_model: dict[str, object] = {"train": "frozen"}
     if tuning.lora_learning_rate is not None:
         rank = tuning.lora_rank
         language_model = {"train": "lora", "learning_rate": tuning.lora_learning_rate, "rank": rank}
         language_model["alpha"] = 2.0 * rank  # so that the update is 2 B A
+    kind, _, folder = bench.new_source(task).partition(":")
+    data = {"path": f"{folder}/train-{seed}.json"} if folder else {"task": kind, "num_images": tuning.num_images}
     values = {
-        "model": model,
-        "data": {"task": task, "num_images": tuning.num_images},
+        "model": bench.settings.model,
+        "data": data,
         "output": str(output),
         "method": {"name": "full"},
         "parts": {

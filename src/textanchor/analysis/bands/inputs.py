@@ -8,6 +8,7 @@ Shape legend: O outputs, E inputs with the constant, K directions.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,13 +29,16 @@ class LinearUpdate:
 
     def without(self, fraction: float) -> Tensor:
         """The change without the leading `fraction` of the directions, the last of them in part."""
-        directions_EK = self.band.directions_DK.to(self.delta_OE)
-        extent = fraction * directions_EK.shape[1]
+        directions_EK = self.band.directions_DK
         order_K = torch.arange(directions_EK.shape[1], dtype=self.delta_OE.dtype)
-        gains_K = (extent - order_K).clamp(0, 1)
+        gains_K = (fraction * directions_EK.shape[1] - order_K).clamp(0, 1)
         count = int((gains_K > 0).sum())
-        taken_EK = directions_EK[:, :count]
-        return self.delta_OE - ((self.delta_OE @ taken_EK) * gains_K[:count]) @ taken_EK.T
+        taken_OK = self._along_OK[:, :count] * gains_K[:count]
+        return self.delta_OE - taken_OK @ directions_EK[:, :count].to(self.delta_OE).T
+
+    @cached_property
+    def _along_OK(self) -> Tensor:
+        return self.delta_OE @ self.band.directions_DK.to(self.delta_OE)
 
     def num_taken(self, fraction: float) -> int:
         """How many directions that touches."""
@@ -64,7 +68,7 @@ def remove_inputs(updates: Sequence[LinearUpdate], removed_by: Callable[[Deltas]
     def missing(fraction: float) -> float:
         return removed_by({update.name: update.without(fraction) for update in updates}) - share
 
-    fraction, outcome = brentq(missing, 0.0, 1.0, xtol=1e-10, full_output=True)
+    fraction, outcome = brentq(missing, 0.0, 1.0, xtol=1e-9, full_output=True)
     if not outcome.converged:
         raise RuntimeError(f"no extent of {updates[0].band.name} that removes {share} was found")
     return remove_leading_inputs(updates, removed_by, float(fraction))

@@ -6,6 +6,7 @@ Shape legend: N visual tokens, D width of text space, O outputs, E inputs with t
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -60,10 +61,19 @@ class TunedProjector:
         base = copy.deepcopy(module).double().requires_grad_(False)
         return cls(base, _with_values(base, values, prefix), tuple(x.double() for x in inputs), prefix)
 
-    @torch.no_grad()
+    @cached_property
+    def start_ND(self) -> Tensor:
+        """f0(v)."""
+        return self._outputs(self.base)
+
+    @cached_property
+    def end_ND(self) -> Tensor:
+        """f(v)."""
+        return self._outputs(self.tuned)
+
     def drift(self) -> Tensor:
         """(N, D) f(v) - f0(v)."""
-        return self._outputs(self.tuned) - self._outputs(self.base)
+        return self.end_ND - self.start_ND
 
     def updates(self, bands: Bands, name: str) -> list[LinearUpdate]:
         """Change of every linear, and the directions of a band of its inputs.
@@ -97,14 +107,12 @@ class TunedProjector:
                 values[f"{self.prefix}.{path}.bias"] = linear.bias + delta_OE[:, width]
         return values
 
-    @torch.no_grad()
     def removed_by(self, deltas: Deltas) -> float:
         """E||f(v) - y(v)||^2 / E||f(v) - f0(v)||^2, y having these changes of its linears."""
         edited = _with_values(self.base, self.values(deltas), self.prefix)
-        tuned_ND = self._outputs(self.tuned)
-        lost = (tuned_ND - self._outputs(edited)).square().sum()
-        return float(lost / (tuned_ND - self._outputs(self.base)).square().sum())
+        return float((self.end_ND - self._outputs(edited)).square().sum() / self.drift().square().sum())
 
+    @torch.no_grad()
     def _outputs(self, module: nn.Module) -> Tensor:
         rows = [module(x) for x in self.inputs]
         return torch.cat([row.reshape(-1, row.shape[-1]) for row in rows])
