@@ -210,6 +210,20 @@ def text_suite(base: Any) -> TextSuite:
     return TextSuite(name="text", texts=TEXTS, base=base)
 
 
+@pytest.mark.parametrize("sharing", ["auto", "off"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_of_half_precision_takes_the_images(sharing: Any, dtype: torch.dtype) -> None:
+    """The processor gives float32 pixels, whatever the weights are."""
+    model, processor = tiny_chat_model("llava")
+    suites = [load_suite(name, num_items=2) for name in ("color", "pope_scenes")]
+    suites.append(replace(load_suite("chair_scenes", num_items=2), max_new_tokens=4))  # pyright: ignore
+    options = EvaluationOptions(sharing=sharing)
+    exact = evaluate(model, processor, suites, options=options, progress=False)
+    rough = evaluate(model.to(dtype), processor, suites, options=options, progress=False)
+    pairs = [(a.value, b.value) for a, b in zip(exact, rough, strict=True) if a.metric == "gold_nats"]
+    assert all(a == pytest.approx(b, rel=0.05) for a, b in pairs)
+
+
 def test_text_rows_are_those_of_one_text_at_a_time(llava: tuple[Any, Any]) -> None:
     model, processor = llava
     base, _ = tiny_chat_model("llava", seed=1)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from textanchor.data.items import ImageSource, Item, open_image
-from textanchor.evaluation.prompting import adds_special_tokens, render_prompt, tokenizer_of
+from textanchor.evaluation.prompting import adds_special_tokens, as_taken_by, render_prompt, tokenizer_of
 from textanchor.evaluation.suite import EvaluationOptions, image_hash, measuring
 from textanchor.files import sha256_of_json
 from textanchor.vlm.names import unwrapped
@@ -70,7 +70,8 @@ def _generate(
         padding=True,
         padding_side="left",
         return_tensors="pt",
-    ).to(plain.device)
+    )
+    inputs = as_taken_by(plain, inputs)
     own = plain.generation_config
     eos = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
     greedy = GenerationConfig(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from textanchor.data.items import ImageSource, open_image
 from textanchor.errors import ModelError
-from textanchor.evaluation.prompting import tokenizer_of
+from textanchor.evaluation.prompting import as_taken_by, tokenizer_of
 from textanchor.evaluation.token_tree import ImageToken, Token
 from textanchor.vlm.hashing import tensors_hash
 from textanchor.vlm.names import unwrapped
@@ -93,7 +93,8 @@ class ImageProjector:
             add_special_tokens=False,
             return_tensors="pt",
         )
-        visual = {k: v.to(self.model.device) for k, v in inputs.items() if k not in TEXT_INPUTS}
+        inputs = as_taken_by(self.model, inputs)
+        visual = {k: v for k, v in inputs.items() if k not in TEXT_INPUTS}
         seen: list[Tensor] = []
         hook = self.projector.register_forward_pre_hook(lambda module, args: seen.extend(args))
         try:

@@ -1,9 +1,11 @@
 """Items as the text and tokens that a model is asked with, through the processor's own chat template."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from torch import Tensor
 
 from textanchor.data.items import PLACEHOLDER, ImageSource, Item
 from textanchor.errors import DataError, ModelError
@@ -128,3 +130,11 @@ def encode_item(processor: Any, item: Item, candidates: Sequence[str], *, blind:
 def _num_shared(rows: Sequence[Sequence[int]]) -> int:
     """Length of the beginning that all rows share."""
     return next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), min(map(len, rows)))
+
+
+def as_taken_by(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The processor's tensors on the model's device, pixels in its type (processors give float32), ids as they are."""
+    return {
+        name: tensor.to(device=model.device, dtype=model.dtype if tensor.is_floating_point() else None)
+        for name, tensor in inputs.items()
+    }

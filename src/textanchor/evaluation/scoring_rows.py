@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from textanchor.data.items import open_image
 from textanchor.errors import ModelError
-from textanchor.evaluation.prompting import EncodedItem
+from textanchor.evaluation.prompting import EncodedItem, as_taken_by
 from textanchor.evaluation.suite import EvaluationOptions
 from textanchor.vlm.names import unwrapped
 
@@ -109,7 +109,8 @@ def _last_logits(
         padding=True,
         padding_side="left",
         return_tensors="pt",
-    ).to(model.device)
+    )
+    inputs = as_taken_by(model, inputs)
     for row, ids_L in zip(rows, inputs["input_ids"].tolist(), strict=True):
         if tuple(ids_L[-len(row.answer) :]) != row.answer:
             raise ModelError(
