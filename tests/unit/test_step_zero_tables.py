@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from textanchor.records import RunRecord
+from textanchor.report.numbers import ABSENT
 from textanchor.report.step_zero import pack, step_zero_tables
 from textanchor.report.step_zero.draws import NUM_DRAWS, UpdateDraws, key_of, over_updates, weights_of
 from textanchor.report.step_zero.effects import decisions, effect, verdict
@@ -132,6 +133,12 @@ def test_the_spectrum_is_paired_with_the_unperturbed_model() -> None:
     assert top.change.low == pytest.approx(0.4, abs=1e-3) and top.change.high == pytest.approx(0.6, abs=1e-3)
     (text,) = step_zero_tables([record])
     assert "| text_top | 0.1 | 64 | +0.500" in text
+
+
+def test_a_record_without_the_energy_of_its_drift_is_read() -> None:
+    record = update()
+    del record.extra["drift_energy"]
+    assert step_zero_tables([record])[0].endswith(f"| {ABSENT} |")
 
 
 def test_tables_of_an_update() -> None:

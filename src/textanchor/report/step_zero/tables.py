@@ -93,7 +93,8 @@ def _ends(title: str, updates: Sequence[UpdateDraws], has_text: bool) -> str:
         if has_text:
             cells += [fixed(update.text(key)[0], 3) for key in ends]
         else:
-            cells.append(fixed(update.record.extra["drift_energy"], 3))
+            drift = update.record.extra.get("drift_energy")  # the first records do not have it
+            cells.append(ABSENT if drift is None else fixed(drift, 3))
         rows.append(cells)
     header = ["update", "new before", "new after", "retained before", "retained after"]
     header += ["text before", "text after"] if has_text else ["energy of the drift"]
