@@ -108,6 +108,28 @@ def test_cells_with_one_base_share_it_unharmed(tmp_path: Path) -> None:
         assert together[1].extra[key] == alone.extra[key], key
 
 
+def test_anchors_are_fitted_once_and_shared_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {"mode": "inputs", "kept_fraction": 0.3}
+    method = {
+        "name": "app",
+        "projector": held,
+        "language_model": held,
+        "num_texts": 8,
+        "reference": {"task": "existence", "num_images": 16},
+    }
+    arms = {"app": {"set": {"method": method}, "strengths": {"method.projector.kept_fraction": [0.3, 0.5]}}}
+    cells, bench = cells_of(tmp_path, arms=arms), Bench(load_tiny, anchors=tmp_path / "anchors")
+    run_cell(cells[0], bench)
+    monkeypatch.setattr("textanchor.methods.app.fit_anchor", pytest.fail)
+    shared = run_cell(cells[1], bench)
+    monkeypatch.undo()
+    alone = run_cell(cells[1], Bench(load_tiny))
+    for key in ("curve", "audit", "drift", "projector_audit"):
+        assert shared.extra[key] == alone.extra[key], key
+    rules = {(row["part"], row["rule"]): row["largest_weight_leak"] for row in shared.extra["audit"]}
+    assert all(leak < 1e-5 for leak in rules.values() if leak is not None)
+
+
 def test_a_method_that_splits_the_base_weights_does_not_harm_the_next_run(tmp_path: Path) -> None:
     arms = {
         "osf": {"set": {"method": {"name": "osf"}, "parts": None}},

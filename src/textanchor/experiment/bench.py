@@ -6,6 +6,7 @@ A run changes the model in place; afterwards its trained tensors are put back, a
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class Start:
 class Bench:
     """One base model at a time, and what was computed of it."""
 
-    def __init__(self, load: Loader = load_vlm):
+    def __init__(self, load: Loader = load_vlm, *, anchors: Path | None = None):
         self._load = load
         self._name: str | None = None
         self._loaded: tuple[Any, Any] | None = None
@@ -47,6 +48,8 @@ class Bench:
         self._starts: dict[str, Start] = {}
         self._data = ""
         self.features = FeatureStore()
+        self.anchors = anchors
+        """Where runs of one base keep fitted anchors for one another: on disk, because one may take a gigabyte."""
 
     def model(self, cell: Cell) -> tuple[Any, Any, str]:
         """The cell's base model, its processor and its hash."""

@@ -1,6 +1,7 @@
 """`textanchor compare`: run what is left of a matrix, then put the records together."""
 
 import fnmatch
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ def compare(
         for cell in cells:
             say(f"  {_state(cell, status)}  {cell.name}")
         return Outcome(len(status.done), len(status.failed), len(status.left), out)
-    failed = _run_all(status, results, load, say, max_minutes)
+    with tempfile.TemporaryDirectory(prefix="textanchor-") as scratch:
+        failed = _run_all(status, results, Bench(load, anchors=Path(scratch)), say, max_minutes)
     tables = ""
     if records := results.records():
         tables = terminal_tables(write_summary(name, records, out))
@@ -79,10 +81,10 @@ def compare(
 
 
 def _run_all(
-    status: Status, results: Results, load: Loader, say: Callable[[str], None], max_minutes: float | None
+    status: Status, results: Results, bench: Bench, say: Callable[[str], None], max_minutes: float | None
 ) -> int:
     """Run what is left; the number of cells that failed."""
-    began, bench, known, failed, seconds = time.monotonic(), Bench(load), results.models(), 0, list(status.seconds)
+    began, known, failed, seconds = time.monotonic(), results.models(), 0, list(status.seconds)
     for number, cell in enumerate(status.left, start=1):
         expected = sum(seconds) / len(seconds) if seconds else 0.0
         if max_minutes is not None and time.monotonic() - began + expected > 60 * max_minutes:

@@ -51,7 +51,16 @@ def run_cell(cell: Cell, bench: Bench) -> RunRecord:
     features = bench.features_for(cell)
     with tempfile.TemporaryDirectory(prefix="textanchor-") as scratch, bench.lent(cell) as sessions:
         run = TrainingRun(
-            cell.config, method, model, processor, conversations, recorders, features, Path(scratch), None
+            cell.config,
+            method,
+            model,
+            processor,
+            conversations,
+            recorders,
+            features,
+            Path(scratch),
+            None,
+            anchors=bench.anchors,
         )
         sessions.append(run.session)
         for printing in (ProgressCallback, PrinterCallback):

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from rich.progress import Progress
 
+from textanchor.config import to_dict
 from textanchor.data.items import ImageSource, Item, open_image
 from textanchor.data.tasks import load_items
 from textanchor.data.texts import read_texts
 from textanchor.errors import ConfigError, DataError, HoldError
+from textanchor.files import sha256_of_json
 from textanchor.holds import Anchor, FilterConfig, HoldPlan, Probe, fit_anchor, plan_holds, take_probe
 from textanchor.holds.legal import held_text_linears, require_part
 from textanchor.holds.sources import (
@@ -216,6 +218,16 @@ class AnchorPreservingProjection(AbstractMethod):
                     f"{self.anchor}: this anchor was fitted on another model than {session.config.model}; fit one on it"
                 )
             return anchor
+        linears, texts = self._text_linears(session.parts), read_texts(self.texts, self.num_texts)
+        if session.anchors is None:
+            return self._fitted(session, texts, linears)
+        asked = [session.model_hash, texts, linears, self._takes_images, to_dict(self.reference), self._bases()]
+        kept = session.anchors / sha256_of_json(asked)
+        if not kept.exists():
+            self._fitted(session, texts, linears).save(kept)
+        return Anchor.load(kept)
+
+    def _fitted(self, session: Session, texts: list[str], linears: list[str]) -> Anchor:
         bases = self._bases()
         images = self.reference.for_anchor() if self._takes_images and self.reference is not None else None
         asks = self.reference is not None and REFERENCE_SENSITIVITY in bases
@@ -224,10 +236,10 @@ class AnchorPreservingProjection(AbstractMethod):
             return fit_anchor(
                 session.model,
                 session.processor,
-                read_texts(self.texts, self.num_texts),
+                texts,
                 images,
                 parts=session.parts,
-                linears=self._text_linears(session.parts),
+                linears=linears,
                 bases=bases,
                 questions=self.reference.questions() if asks and self.reference is not None else None,
                 progress=lambda done, total: progress.update(task, completed=done, total=total),

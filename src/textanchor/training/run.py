@@ -48,7 +48,10 @@ class TrainingRun:
         features: FeatureStore | None,
         workspace: Path,
         checkpoint: Path | None,
+        *,
+        anchors: Path | None = None,
     ):
+        """`anchors` is a folder for what runs of equal models may share."""
         self.config, self.method, self.processor, self.checkpoint = config, method, processor, checkpoint
         self.began = time.monotonic()
         self.hashes = {"model": tensors_hash(model.state_dict().items()), "data": conversations_hash(conversations)}
@@ -59,7 +62,7 @@ class TrainingRun:
         self.collator = Collator(processor.tokenizer.pad_token_id or 0)
         self.first_batch = self.collator([examples[i] for i in range(min(NUM_CHECKED, len(examples)))])
         """The first conversations, to compare the trained model with the written one."""
-        self.session = self._session(model.to(self.arguments.device), workspace)
+        self.session = self._session(model.to(self.arguments.device), workspace, anchors)
         self.num_trained = num_trained(self.session.parts)
         self.attachment = method.start(self.session)
         callbacks = [*self.attachment.callbacks, *callbacks]
@@ -68,7 +71,7 @@ class TrainingRun:
         self.keeper = CheckpointKeeper(config, self.hashes, [*self.recorded, self.tokens])
         self.trainer = self._trainer(examples, [*callbacks, self.keeper], features)
 
-    def _session(self, model: nn.Module, workspace: Path) -> Session:
+    def _session(self, model: nn.Module, workspace: Path, anchors: Path | None) -> Session:
         anchor_hash = hash_of_model(model)
         parts = set_up_training(
             model,
@@ -86,6 +89,7 @@ class TrainingRun:
             workspace=workspace,
             is_resumed=self.checkpoint is not None,
             hashes=self.hashes,
+            anchors=anchors,
         )
 
     def _trainer(
