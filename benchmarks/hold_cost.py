@@ -5,8 +5,10 @@
 
 Step times are medians over pairs: one process takes a step with the hold and one without it in turn, on one thread, and
 counts processor time, so that other work on the machine weighs little. Peak memory is the resident maximum of a process
-that takes steps with the hold, over that of one that takes them without. On the projector shapes of 7B models the step
-is that of the projector alone, without the language model behind it, so the ratio is an upper bound.
+that takes steps with the hold, over that of one that takes them without. A hold acts once for each optimizer step,
+whatever the number of its tokens: so that the ratio falls with it, it is measured at the demo's batch and at a larger
+one. On the projector shapes of 7B models the step is that of the projector alone, without the language model behind
+it, so the ratio is an upper bound.
 """
 
 import argparse
@@ -61,7 +63,8 @@ HOLDS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
 TARGETS = {"R1 projector": 1.02, "R2 projector + LoRA": 1.02, "full language model": 1.10}
 SHAPES = {"LLaVA-1.5-7B": (1024, 4096, 4096), "Qwen2.5-VL-7B": (5120, 5120, 3584)}
 NUM_IMAGE_TOKENS = 1152
-BATCH_SIZE, NUM_TEXTS, NUM_LAYERS = 4, 16, 3
+BATCH_SIZE, LARGE_BATCH, LARGE_PAIRS = 8, 32, 3
+NUM_TEXTS, NUM_LAYERS = 16, 3
 
 
 def texts() -> list[str]:
@@ -69,14 +72,14 @@ def texts() -> list[str]:
     return [row.text for row in load_texts("train")[:NUM_TEXTS]]
 
 
-def prepared(setting: str) -> tuple[VLMParts, Any, dict[str, torch.Tensor]]:
+def prepared(setting: str, batch_size: int) -> tuple[VLMParts, Any, dict[str, torch.Tensor]]:
     """The embedded model with what the setting trains, its processor and a batch."""
     model, processor = ta.load_vlm("embedded")
     parts = set_up_training(model, SETTINGS[setting], seed=0)
     examples = EncodedConversations(
-        load_conversations("shape", split="train", num_images=BATCH_SIZE), processor, max_tokens=None
+        load_conversations("shape", split="train", num_images=batch_size), processor, max_tokens=None
     )
-    batch = Collator(processor.tokenizer.pad_token_id or 0)([examples[i] for i in range(BATCH_SIZE)])
+    batch = Collator(processor.tokenizer.pad_token_id or 0)([examples[i] for i in range(batch_size)])
     return parts, processor, batch
 
 
@@ -97,10 +100,10 @@ def stepper(
 
 
 def pairs(step: Callable[[], None], handle: HoldHandle, optimizer: Any, num_pairs: int) -> dict[str, Any]:
-    """Medians of processor seconds over steps with and without the hold, in turn after one of each."""
+    """Medians of processor seconds over steps with and without the hold, in turn, after one of each."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
-    for _ in range(num_pairs + 1):
-        for held in (True, False):
+    for i in range(num_pairs + 1):
+        for held in (i % 2 == 0, i % 2 == 1):
             if held:
                 handle.listen(optimizer)
             start = time.process_time()
@@ -118,9 +121,9 @@ def pairs(step: Callable[[], None], handle: HoldHandle, optimizer: Any, num_pair
     }
 
 
-def child(setting: str, plan_folder: str, num_pairs: int) -> dict[str, Any]:
+def child(setting: str, plan_folder: str, batch_size: str, num_pairs: int) -> dict[str, Any]:
     """Time and memory of one hold; `plan_folder` "none" takes steps without one."""
-    parts, _, batch = prepared(setting)
+    parts, _, batch = prepared(setting, int(batch_size))
     handle, plan = None, None
     if plan_folder != "none":
         plan = HoldPlan.load(Path(plan_folder), parts.model)
@@ -133,7 +136,8 @@ def child(setting: str, plan_folder: str, num_pairs: int) -> dict[str, Any]:
     for _ in range(2):
         step()
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    found: dict[str, Any] = {"peak_memory_mb": int(peak.split()[1]) / 1024}
+    found: dict[str, Any] = {"batch_size": int(batch_size), "num_tokens": int(batch["attention_mask"].sum())}
+    found["peak_memory_mb"] = int(peak.split()[1]) / 1024
     if handle is not None:
         handle.remove()
         handle.penalty = None
@@ -141,9 +145,10 @@ def child(setting: str, plan_folder: str, num_pairs: int) -> dict[str, Any]:
     return found
 
 
-def run_child(setting: str, plan_folder: Path | str, num_pairs: int) -> dict[str, Any]:
+def run_child(setting: str, plan_folder: Path | str, batch_size: int, num_pairs: int) -> dict[str, Any]:
     """`child` in a process of its own."""
-    command = [sys.executable, __file__, "--child", setting, str(plan_folder), "--pairs", str(num_pairs)]
+    arguments = ["--child", setting, str(plan_folder), str(batch_size), "--pairs", str(num_pairs)]
+    command = [sys.executable, __file__, *arguments]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
@@ -152,18 +157,27 @@ Rows = Iterator[dict[str, Any]]
 
 def embedded_costs(num_pairs: int, wanted: list[str]) -> Rows:
     """A row for each setting and hold on the embedded model."""
+    if not wanted:
+        return
+    model, processor = ta.load_vlm("embedded")
+    needs_inputs = any("language_model" in filters for setting in wanted for filters in HOLDS[setting].values())
+    anchor = ta.fit_anchor(model, processor, texts(), linears=None if needs_inputs else [])
     for setting in wanted:
-        parts, processor, _ = prepared(setting)
-        needs_inputs = any("language_model" in filters for filters in HOLDS[setting].values())
-        anchor = ta.fit_anchor(parts.model, processor, texts(), parts=parts, linears=None if needs_inputs else [])
-        without = run_child(setting, "none", 0)
+        parts, _, _ = prepared(setting, BATCH_SIZE)
+        without: dict[int, float] = {}
         for hold, filters in HOLDS[setting].items():
+            # what is held of the language model costs the most, so it is measured on more tokens too
+            sizes = (BATCH_SIZE, LARGE_BATCH) if hold == "exact" and "language_model" in filters else (BATCH_SIZE,)
             with tempfile.TemporaryDirectory() as folder:
                 plan = ta.plan_holds(parts, anchor, {part: ta.FilterConfig(**f) for part, f in filters.items()})
                 plan.save(Path(folder) / "plan")
-                found = run_child(setting, Path(folder) / "plan", num_pairs)
-            found["memory_ratio"] = found["peak_memory_mb"] / without["peak_memory_mb"]
-            yield {"model": "embedded", "setting": setting, "hold": hold, "target": TARGETS[setting], **found}
+                for size in sizes:
+                    if size not in without:
+                        without[size] = run_child(setting, "none", size, 0)["peak_memory_mb"]
+                    repeats = num_pairs if size == BATCH_SIZE else min(num_pairs, LARGE_PAIRS)
+                    found = run_child(setting, Path(folder) / "plan", size, repeats)
+                    found["memory_ratio"] = found["peak_memory_mb"] / without[size]
+                    yield {"model": "embedded", "setting": setting, "hold": hold, "target": TARGETS[setting], **found}
 
 
 def projector_costs(num_pairs: int) -> Rows:
@@ -186,7 +200,7 @@ def projector_costs(num_pairs: int) -> Rows:
 
             handle.remove()
             row = {"model": model, "setting": "projector alone", "hold": hold, "target": 1.02}
-            yield row | pairs(step, handle, optimizer, num_pairs)
+            yield row | {"num_tokens": NUM_IMAGE_TOKENS} | pairs(step, handle, optimizer, num_pairs)
 
 
 def setup_costs() -> Rows:
@@ -255,7 +269,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--only", choices=("setup", "projector", *SETTINGS), nargs="*")
     parser.add_argument("--note", default="", help="what else ran on the machine")
-    parser.add_argument("--child", nargs=2, metavar=("SETTING", "PLAN"))
+    parser.add_argument("--child", nargs=3, metavar=("SETTING", "PLAN", "SIZE"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.child:
@@ -267,7 +281,7 @@ def main() -> None:
         **environment(),
         "threads": 1,
         "note": options.note,
-        "batch": {"images": BATCH_SIZE, "task": "shape"},
+        "task": "shape",
         "rows": [],
     }
     parts = [embedded_costs(options.pairs, [setting for setting in SETTINGS if setting in wanted])]

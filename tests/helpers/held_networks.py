@@ -78,7 +78,7 @@ def plan_of(case: str, model: nn.Module) -> HoldPlan:
         target = find_targets(model, named, [name])[0][name]
         config = FilterConfig(num_kept=2, **options)
         states = {"in": torch.randn(90, target.num_inputs), "out": torch.randn(90, target.num_outputs)}
-        filters = {side: Filters(Anchor.from_states(x), config) for side, x in states.items()}
+        filters = {side: Filters(Anchor.from_states(x), config, torch.float32) for side, x in states.items()}
         inputs = filters["in"].inputs(target, "states") if config.mode in ("inputs", "coupling") else None
         outputs = filters["out"].outputs(target, "states") if config.mode != "inputs" else None
         side = "out" if inputs is None else "in"

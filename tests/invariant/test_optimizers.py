@@ -85,6 +85,18 @@ def test_any_optimizer_with_clipping_and_a_rate_that_falls_to_zero(name: str, se
     require_kept(handle)
 
 
+@pytest.mark.parametrize("is_lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_step_inside_autocast_rounds_no_rule(setting: str, is_lora: bool) -> None:
+    parts, optimizer, handle = held(is_lora, OPTIMIZERS["adamw"], **SETTINGS[setting])
+    for _ in range(8):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            batch_loss(parts).backward()
+            optimizer.step()
+    require_kept(handle)
+
+
 @pytest.mark.parametrize("setting", ["inputs exact", "outputs share", "coupling exact", "inputs decay", "projected"])
 def test_batch_8_is_8_times_batch_1(setting: str) -> None:
     # in float64, because Adam scales up what rounding leaves in the projected directions of the gradients

@@ -25,7 +25,7 @@ from textanchor.errors import ConfigError, DataError, HoldError
 from textanchor.holds import Anchor, FilterConfig, attach, fit_anchor, plan_holds
 from textanchor.holds.sensitivity import ANSWER_SEED
 from textanchor.spectral import MomentsStream, Subspace, output_basis
-from textanchor.vlm.parts import find_parts
+from textanchor.vlm.parts import VLMParts, find_parts
 
 GATHERED = ("hidden:1", "text_sensitivity", "reference_sensitivity", "visual")
 TEXTS, IMAGES = letter_texts(6, length=20), noise_images(5)
@@ -104,9 +104,16 @@ def test_visual_states_are_what_the_projector_gives() -> None:
     torch.testing.assert_close(anchor()["visual"].second_EE, expected.moments().second_EE, atol=1e-6, rtol=1e-5)
 
 
+def in_float64() -> VLMParts:
+    """A trained projector, of whose plans the directions are in float64 too."""
+    parts = trained_in_full("projector")
+    parts.model.to(torch.float64)
+    return parts
+
+
 @pytest.mark.parametrize("basis", GATHERED)
 def test_a_gathered_basis_is_held_and_asked_for_where_it_is_missing(basis: str) -> None:
-    parts = trained_in_full("projector")
+    parts = in_float64()
     config = FilterConfig(mode="outputs", num_kept=5, basis=basis)
     plan = plan_holds(parts, anchor(), config)
     moments = anchor()[basis]
@@ -149,7 +156,7 @@ def test_what_a_basis_needs_is_asked_for() -> None:
 
 
 def filter_of(mode: str = "outputs", **options: Any) -> Subspace:
-    plan = plan_holds(trained_in_full("projector"), anchor(), FilterConfig(mode=mode, **options))  # pyright: ignore
+    plan = plan_holds(in_float64(), anchor(), FilterConfig(mode=mode, **options))  # pyright: ignore
     return plan.linears[-1].subspace
 
 

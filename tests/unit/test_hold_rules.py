@@ -1,14 +1,21 @@
 """The rules as functions on a change: damping, cap and decay, on filters and on their complements."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from textanchor.holds.rules import Reference, damped, decay_factor, num_free, share_factor
+from textanchor.holds.rules import Reference, damp_, decay_factor, num_free, share_factor
 from textanchor.spectral import Subspace
 
 WIDTH = 10
+
+
+def damped(x_RD: torch.Tensor, *args: Any) -> torch.Tensor:
+    x_RD = x_RD.clone()
+    damp_(x_RD, *args)
+    return x_RD
 
 
 def filter_of(gains: list[float], complement: bool = False) -> Subspace:

@@ -50,7 +50,6 @@ def function_leak(inner_is_held: bool) -> float:
     handle = attach(plan, optimizer)
     if not inner_is_held:
         handle._bound = [bound for bound in handle._bound if bound.linear.name != INNER]
-        handle._written = handle._written[1:]
     train(projector_loss(parts), optimizer, steps=30)
     report = handle.audit(probe=probe)
     report.require_kept()

@@ -16,15 +16,16 @@ from textanchor.holds.bound import BoundLinear
 from textanchor.holds.coupled import FilterCache, bind
 from textanchor.holds.gradients import GradientProjection
 from textanchor.holds.optimizers import (
-    fingerprints,
     groups_by_parameter,
     inner_optimizer,
+    is_skipped,
     require_step_size,
     without_weight_decay,
 )
 from textanchor.holds.packing import PROJECTOR
 from textanchor.holds.penalty import ProjectorPenalty
 from textanchor.holds.plan import HoldPlan, inside_ddp, listed
+from textanchor.holds.precision import unrounded
 from textanchor.holds.sharding import anywhere
 from textanchor.vlm.names import base_modules
 
@@ -106,7 +107,6 @@ class HoldHandle:
         """The term to add to the loss under hold="penalty"; None otherwise."""
         self._bound = bound
         self._base = {} if plan.projector is None else plan.projector.base
-        self._written = torch.zeros(0)
         self._hook: Any = None
         self._gradients: GradientProjection | None = None
 
@@ -133,7 +133,6 @@ class HoldHandle:
 
     def listen(self, optimizer: Optimizer) -> None:
         """From now on act after each step of `optimizer`."""
-        self._written = self._fingerprints()
         self._hook = optimizer.register_step_post_hook(self._after_step)
         projected = [bound for bound in self._bound if bound.linear.config.gradients == "projected"]
         self._gradients = GradientProjection(projected) if projected else None
@@ -143,18 +142,14 @@ class HoldHandle:
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # a fused AdamW whose step the GradScaler skipped calls this too: what has not moved is left as it is
-        written = self._fingerprints()
-        is_moved = anywhere((written != self._written).any(1), [bound.tensors for bound in self._bound])
-        moved = is_moved.nonzero().flatten().tolist()
-        groups = groups_by_parameter(optimizer)
-        for i in moved:
-            self._bound[i].apply(lr=float(groups[id(self._bound[i].tensors[0])]["lr"]))
-        written[moved] = fingerprints([self._bound[i].own_parts for i in moved])
-        self._written = written
-
-    def _fingerprints(self) -> torch.Tensor:
-        return fingerprints([bound.own_parts for bound in self._bound])
+        # what the step left as it was is left so: a rule would act twice on it, or write the rounding of its products
+        groups, skipped = groups_by_parameter(optimizer), is_skipped(optimizer)
+        steps = [groups[id(bound.tensors[0])]["lr"] for bound in self._bound]
+        has_moved = [not skipped and lr != 0 and b.has_gradient for b, lr in zip(self._bound, steps, strict=True)]
+        is_moved = anywhere(torch.tensor(has_moved, dtype=torch.bool), [bound.tensors for bound in self._bound])
+        with unrounded(bound.tensors[0] for bound in self._bound):
+            for i in is_moved.nonzero().flatten().tolist():
+                self._bound[i].apply(lr=float(steps[i]))
 
     def audit(
         self, model: nn.Module | None = None, *, probe: "Probe | None" = None, saved_dtype: torch.dtype | None = None
@@ -196,7 +191,6 @@ class HoldHandle:
                 self._bound[i] = bound.with_reference(values[bound.linear.name], is_full=is_full)
         prefix = f"{PROJECTOR}/"
         self._base = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
-        self._written = self._fingerprints()
 
     def remove(self) -> None:
         """Stop holding; the weights stay as they are."""

@@ -21,7 +21,7 @@ from textanchor.errors import HoldError
 from textanchor.holds.bits import dense
 from textanchor.holds.bound import BoundLinear
 from textanchor.holds.coupled import bind
-from textanchor.holds.linear import protected
+from textanchor.holds.linear import matrix, protected
 from textanchor.holds.penalty import protected_energy
 from textanchor.holds.plan import HoldPlan, inside_ddp
 from textanchor.holds.probe import Probe
@@ -201,7 +201,7 @@ def _start_and_now(bound: BoundLinear, module: nn.Module) -> tuple[Tensor | None
     """X before training and now, merged, in float64; None where it cannot be known."""
     if not bound.linear.is_lora:
         start_RD = bound.whole_base()
-        return None if start_RD is None else start_RD.double(), torch.cat([x_RD for _, x_RD, _ in bound.rows(None)])
+        return None if start_RD is None else start_RD.double(), matrix(bound.tensors, bound.linear.side).double()
     assert isinstance(module.weight, Tensor)
     weight, change_RD = dense(gathered(module.weight.detach())), bound.change()
     if weight is None or change_RD is None:

@@ -1,7 +1,7 @@
 """A held linear bound to the parameters of a model: its rule applied in place, and what has moved.
 
-Sums are in float64 and in blocks of rows, so that no second matrix of the weight's size is made at each step. Sharded
-parameters are gathered first; see `sharding.py`.
+It works in place and in blocks of rows, so that no second matrix of the weight's size is made at each step, and in the
+precision of the filter; what has moved is summed in float64. Sharded parameters are gathered first; see `sharding.py`.
 
 Shape legend: R rows of X (see `linear.py`), D width of the filtered space, K directions of the filter, r rank of LoRA.
 """
@@ -14,14 +14,10 @@ import torch
 from torch import Tensor
 
 from textanchor.holds.linear import Block, HeldLinear, matrix, matrix_blocks
-from textanchor.holds.rules import Reference, change_coordinates, damped, share_factor
-from textanchor.holds.sharding import gathered, local, write_back
+from textanchor.holds.precision import precise, unrounded
+from textanchor.holds.rules import Reference, change_coordinates, damp_, share_factor
+from textanchor.holds.sharding import gathered, write_back
 from textanchor.spectral import Subspace
-
-
-def precise(device: torch.device) -> torch.dtype:
-    """Type of the sums: float64, which TF32 and autocast leave alone; float32 where the device has nothing better."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +36,13 @@ class BoundLinear:
         return tuple(gathered(tensor.detach()) for tensor in self.tensors)
 
     @property
-    def own_parts(self) -> tuple[Tensor, ...]:
-        """The parts of those values that this process holds."""
-        return tuple(local(tensor.detach()) for tensor in self.tensors)
+    def has_gradient(self) -> bool:
+        """Whether an optimizer has anything to move the held tensors by."""
+        return any(tensor.grad is not None for tensor in self.tensors)
 
     def with_reference(self, values: Tensor, *, is_full: bool) -> Self:
         """The same rule against these reference values: all of X0, or its coordinates."""
-        device = self.tensors[0].device
-        dtype = values.dtype if is_full else precise(device)
-        return replace(self, reference=Reference(values.to(device, dtype), is_full))
+        return replace(self, reference=Reference(values.to(self.tensors[0].device), is_full))
 
     def at_start(self) -> Self:
         """The same rule, counting changes from the weights as they are now; all of them are kept."""
@@ -62,11 +56,12 @@ class BoundLinear:
         """The same on whole tensors, gathered once; on plain tensors the values themselves."""
         return replace(self, tensors=self.parameters)
 
-    def rows(self, base: Tensor | None) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
-        """Blocks of X: the views, their values in float64, and their rows of `base`, which has a row for each of X."""
-        start, dtype = 0, precise(self.tensors[0].device)
+    def rows(self, base: Tensor | None, dtype: torch.dtype) -> Iterator[tuple[Block, Tensor, Tensor | None]]:
+        """Blocks of X: the views, their values (a copy or the view itself), and their rows of `base`, which has all."""
+        start = 0
         for block in matrix_blocks(self.parameters, self.linear.side, self.linear.is_lora):
-            x_RD = torch.cat([piece.to(dtype) for piece in block], dim=1)
+            pieces = [piece.to(dtype) for piece in block]
+            x_RD = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
             yield block, x_RD, None if base is None else base[start : start + len(x_RD)]
             start += len(x_RD)
 
@@ -80,7 +75,7 @@ class BoundLinear:
         return None if self.reference is None else self.reference.values
 
     def apply(self, lr: float) -> None:
-        """The rule of this linear, once, after a step of size lr."""
+        """The rule of this linear, once, after a step of size lr; inside `unrounded`."""
         config, whole = self.linear.config, self.gathered()
         if config.hold == "exact":
             whole._damp(0.0)
@@ -95,16 +90,26 @@ class BoundLinear:
     def damp(self, factor: float) -> None:
         """Damp the change in place, direction i by factor ** p_i."""
         whole = self.gathered()
-        whole._damp(factor)
+        with unrounded(self.tensors):
+            whole._damp(factor)
         self._write(whole)
+
+    @property
+    def _working(self) -> torch.dtype:
+        return self.subspace.directions_DK.dtype
+
+    @property
+    def _precise(self) -> torch.dtype:
+        return precise(self.tensors[0].device)
 
     def _write(self, whole: "BoundLinear") -> None:
         for values, tensor in zip(whole.tensors, self.tensors, strict=True):
             write_back(values, tensor.detach())
 
     def _damp(self, factor: float) -> None:
-        for block, x_RD, reference_R in self.rows(self._start):
-            write_block(block, damped(x_RD, reference_R, self.is_full, self.subspace, factor))
+        for block, x_RD, reference_R in self.rows(self._start, self._working):
+            damp_(x_RD, reference_R, self.is_full, self.subspace, factor)
+            write_block(block, x_RD)
 
     def _cap_norm(self, cap: float) -> None:
         """Shrink the whole change to ||Delta|| <= cap ||W0||, so that each direction keeps its share of it."""
@@ -112,15 +117,15 @@ class BoundLinear:
         assert change is not None and base_norm is not None
         if change > cap * base_norm:
             factor = cap * base_norm / change
-            for block, x_RD, base_RD in self.rows(self.whole_base()):
+            for block, x_RD, base_RD in self.rows(self.whole_base(), self._precise):
                 start_RD = torch.zeros_like(x_RD) if base_RD is None else base_RD.to(x_RD)
                 write_block(block, torch.lerp(start_RD, x_RD, factor))
 
     def share_factor(self) -> float:
         """The c of `share` for the change as it is now."""
         assert self.linear.config.share is not None
-        energies_K, total = torch.zeros_like(self.subspace.gains_K), 0.0
-        for _, x_RD, reference_R in self.rows(self._start):
+        energies_K, total = torch.zeros_like(self.subspace.gains_K, dtype=self._precise), 0.0
+        for _, x_RD, reference_R in self.rows(self._start, self._working):
             coordinates_RK = change_coordinates(x_RD, reference_R, self.is_full, self.subspace)
             change_RD = x_RD if reference_R is None else x_RD - reference_R.to(x_RD)
             energies_K += self._energies(coordinates_RK)
@@ -131,22 +136,23 @@ class BoundLinear:
         """Energy of each column of the change, when `x_RK` are columns of the change of X."""
         if not self.linear.is_lora:
             return x_RK.square().sum(0)
-        gram_rr = self._cofactor_rR() @ self._cofactor_rR().T
-        return self.linear.scaling**2 * (x_RK * (gram_rr @ x_RK)).sum(0)
+        cofactor_rR = self._cofactor_rR(x_RK.dtype)
+        return self.linear.scaling**2 * (x_RK * (cofactor_rR @ cofactor_rR.T @ x_RK)).sum(0)
 
-    def _cofactor_rR(self) -> Tensor:
+    def _cofactor_rR(self, dtype: torch.dtype) -> Tensor:
         a_rI, b_Or = self.parameters
-        return (b_Or.T if self.linear.side == "in" else a_rI).to(precise(a_rI.device))
+        return (b_Or.T if self.linear.side == "in" else a_rI).to(dtype)
 
     def protected_norm(self) -> float:
         """||P_out Delta P_in||_F as it is now."""
         energy = 0.0
-        for _, x_RD, reference_R in self.rows(self._start):
+        for _, x_RD, reference_R in self.rows(self._start, self._precise):
             if self.subspace.complement:
                 change_RD = x_RD if reference_R is None else x_RD - reference_R.to(x_RD)
                 part = self.subspace.protected(change_RD)
             else:
-                part = change_coordinates(x_RD, reference_R, self.is_full, self.subspace) * self.subspace.gains_K
+                part = change_coordinates(x_RD, reference_R, self.is_full, self.subspace)
+                part = part * self.subspace.gains_K.to(part)
             energy += float(self._energies(part).sum())
         return energy**0.5
 
@@ -156,7 +162,7 @@ class BoundLinear:
         if base is None and not self.linear.is_lora:
             return None
         energy = 0.0
-        for _, x_RD, base_RD in self.rows(base):
+        for _, x_RD, base_RD in self.rows(base, self._precise):
             energy += float(self._energies(x_RD if base_RD is None else x_RD - base_RD.to(x_RD)).sum())
         return energy**0.5
 
@@ -164,11 +170,12 @@ class BoundLinear:
         """Delta with rows in the filtered space, in float64; None where only projections of the start are kept."""
         base = self.whole_base()
         if self.linear.is_lora:
-            x_rD = next(x_RD for _, x_RD, _ in self.rows(None))
-            return self.linear.scaling * self._cofactor_rR().T @ x_rD
+            x_rD = next(x_RD for _, x_RD, _ in self.rows(None, self._precise))
+            return self.linear.scaling * self._cofactor_rR(self._precise).T @ x_rD
         if base is None:
             return None
-        return torch.cat([x_RD - base_RD.to(x_RD) for _, x_RD, base_RD in self.rows(base) if base_RD is not None])
+        rows = self.rows(base, self._precise)
+        return torch.cat([x_RD - base_RD.to(x_RD) for _, x_RD, base_RD in rows if base_RD is not None])
 
     def whole_base(self) -> Tensor | None:
         """All of X0 as far as it is kept."""
@@ -178,6 +185,7 @@ class BoundLinear:
 
 
 def write_block(block: Block, values_RD: Tensor) -> None:
-    """Write values into the views that a block of X consists of."""
+    """Write values into the views that a block of X consists of, unless they are those views."""
     for piece, values in zip(block, values_RD.split([piece.shape[1] for piece in block], dim=1), strict=True):
-        piece.copy_(values)
+        if piece.data_ptr() != values.data_ptr():
+            piece.copy_(values)

@@ -12,23 +12,24 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from textanchor.holds.bound import BoundLinear, precise, write_block
+from textanchor.holds.bound import BoundLinear, write_block
 from textanchor.holds.linear import HeldLinear
-from textanchor.holds.rules import damped, damped_pairs, pair_share_factor
+from textanchor.holds.precision import working
+from textanchor.holds.rules import damp_, damped_pairs, pair_share_factor
 from textanchor.spectral import Subspace
 
-FilterCache = dict[tuple[int, torch.device], Subspace]
+FilterCache = dict[tuple[int, torch.device, torch.dtype], Subspace]
 
 
 def bind(linear: HeldLinear, named: Mapping[str, Tensor], cache: FilterCache | None = None) -> BoundLinear:
     """Bind a held linear to tensors by name; `cache` lets linears with one filter share it on a device."""
     tensors = tuple(named[name] for name in linear.tensors)
-    device, cache = tensors[0].device, {} if cache is None else cache
+    device, dtype, cache = tensors[0].device, working(tensors), {} if cache is None else cache
 
     def on_device(subspace: Subspace | None) -> Subspace | None:
         if subspace is None:
             return None
-        return cache.setdefault((id(subspace), device), subspace.to(device, precise(device)))
+        return cache.setdefault((id(subspace), device, dtype), subspace.to(device, dtype))
 
     subspace = on_device(linear.subspace)
     assert subspace is not None
@@ -45,19 +46,20 @@ class CoupledLinear(BoundLinear):
     def _coordinates(self) -> Tensor:
         """(J, K) U^T Delta V."""
         assert self.across is not None
-        sum_JK, start = self.across.directions_DK.new_zeros(len(self.across.gains_K), len(self.subspace.gains_K)), 0
-        for _, x_RD, base_RD in self.rows(self._start if self.is_full else None):
+        u_RJ, v_DK = (side.directions_DK.to(self._precise) for side in (self.across, self.subspace))
+        sum_JK, start = v_DK.new_zeros(u_RJ.shape[1], v_DK.shape[1]), 0
+        for _, x_RD, base_RD in self.rows(self._start if self.is_full else None, self._precise):
             change_RD = x_RD if base_RD is None else x_RD - base_RD.to(x_RD)
-            sum_JK += self.across.directions_DK[start : start + len(x_RD)].T @ (change_RD @ self.subspace.directions_DK)
+            sum_JK += u_RJ[start : start + len(x_RD)].T @ (change_RD @ v_DK)
             start += len(x_RD)
         return sum_JK if self.is_full or self._start is None else sum_JK - self._start
 
     def _damp(self, factor: float) -> None:
         assert self.across is not None
-        less_JK, start = damped_pairs(self._coordinates(), self.across, self.subspace, factor), 0
-        for block, x_RD, _ in self.rows(None):
-            u_RJ = self.across.directions_DK[start : start + len(x_RD)]
-            write_block(block, x_RD - (u_RJ @ less_JK) @ self.subspace.directions_DK.T)
+        less_JK, start = damped_pairs(self._coordinates(), self.across, self.subspace, factor).to(self._working), 0
+        for block, x_RD, _ in self.rows(None, self._working):
+            less_RK = self.across.directions_DK[start : start + len(x_RD)] @ less_JK
+            write_block(block, x_RD.addmm_(less_RK, self.subspace.directions_DK.T, alpha=-1))
             start += len(x_RD)
 
     def share_factor(self) -> float:
@@ -87,11 +89,13 @@ class SplitLora(BoundLinear):
         a_rD, b_Rr = self.tensors
         first, second = slice(0, self._split), slice(self._split, None)
         for values, subspace in ((b_Rr.T[first], self.across), (a_rD[second], self.subspace)):
-            values.copy_(damped(values.to(subspace.directions_DK), None, False, subspace, factor))
+            x_RD = values.to(subspace.directions_DK)
+            damp_(x_RD, None, False, subspace, factor)
+            write_block((values,), x_RD)
 
     def protected_norm(self) -> float:
         """||P_out Delta P_in||_F as it is now."""
         assert self.across is not None
-        a_rD, b_Rr = (tensor.to(self.subspace.directions_DK) for tensor in self.parameters)
+        a_rD, b_Rr = (tensor.to(self._precise) for tensor in self.parameters)
         written_rR = self.across.protected(b_Rr.T)
         return float(self.linear.scaling * (written_rR.T @ self.subspace.protected(a_rD)).norm())

@@ -24,10 +24,10 @@ from textanchor.spectral import Moments, Subspace, input_basis, metric_basis, ou
 
 
 class Filters:
-    """Makes each filter once."""
+    """Makes each filter once, in the precision that rules on the weights compute in."""
 
-    def __init__(self, anchor: Anchor, config: FilterConfig) -> None:
-        self.anchor, self.config = anchor, config
+    def __init__(self, anchor: Anchor, config: FilterConfig, dtype: torch.dtype) -> None:
+        self.anchor, self.config, self.dtype = anchor, config, dtype
         self._made: dict[tuple[str, bool], Subspace] = {}
         # products of two filters need the protected directions themselves
         self._is_compact = config.mode != "coupling"
@@ -35,7 +35,7 @@ class Filters:
     def inputs(self, target: Target, name: str | None = None) -> Subspace:
         """Filter on what enters a linear: of the state with its constant where the bias trains along, else without."""
         if self.config.basis == IDENTITY:
-            return _everything(target.num_inputs + target.has_bias)
+            return self._everything(target.num_inputs + target.has_bias)
         name = f"{INPUTS}/{target.name}" if name is None else name
         moments = self._moments(name, target, target.num_inputs)
         key = self.anchor.source_of(name), target.has_bias
@@ -55,7 +55,7 @@ class Filters:
     def text_space(self, width: int, name: str | None = None) -> Subspace:
         """Filter on text space; HoldError where the anchor's states have another width."""
         if self.config.basis == IDENTITY:
-            return _everything(width)
+            return self._everything(width)
         name = self._source(name)
         moments = self._of_outputs(name)
         if moments.width != width:
@@ -106,14 +106,13 @@ class Filters:
         return moments
 
     def checked(self, name: str, subspace: Subspace) -> Subspace:
-        """The filter itself; HoldError where `share` would have nothing to compare its protected part with."""
+        """The filter for use; HoldError where `share` would have nothing to compare its protected part with."""
         if self.config.hold == "share" and self.config.mode != "coupling" and not num_free(subspace):
             raise HoldError(
                 f"{name}: hold='share' compares the protected part with the rest, but {self.config.amount} with gains "
                 f"{self.config.gains!r} leaves no direction free; hold fewer directions, or use decay"
             )
-        return subspace
+        return subspace.to(subspace.directions_DK.device, self.dtype)
 
-
-def _everything(width: int) -> Subspace:
-    return Subspace.everything(torch.zeros(width, 0, dtype=torch.float64))
+    def _everything(self, width: int) -> Subspace:
+        return Subspace.everything(torch.zeros(width, 0, dtype=self.dtype))

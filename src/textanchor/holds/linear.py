@@ -19,6 +19,7 @@ from torch import Tensor
 
 from textanchor.errors import HoldError
 from textanchor.holds.filter import FilterConfig
+from textanchor.holds.precision import precise
 from textanchor.holds.rules import Reference, decay_factor
 from textanchor.holds.targets import Target, base_hash, norms
 from textanchor.spectral import Subspace
@@ -90,7 +91,7 @@ def held_linear(
     if not target.is_lora:
         x_RD = matrix(tensors, side)
         if config.target == "remove":
-            x_RD = x_RD - protected(x_RD.to(subspace.directions_DK), subspace, across).to(x_RD)
+            x_RD = x_RD - protected(x_RD.to(precise(x_RD.device)), subspace, across).to(x_RD)
         if across is None:
             reference = Reference.of(x_RD, subspace, needs_all=config.needs_whole_start)
         else:

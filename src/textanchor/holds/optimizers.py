@@ -1,10 +1,9 @@
-"""What a hold needs of an optimizer: the inner one, step sizes, weight decay, and whether a tensor has moved."""
+"""What a hold needs of an optimizer: the inner one, step sizes, weight decay, and whether a step was left out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from textanchor.errors import HoldError
@@ -65,18 +64,10 @@ def without_weight_decay(optimizer: Optimizer, held: Mapping[str, nn.Parameter])
         optimizer.add_param_group(options | {"params": inside, "weight_decay": 0.0})
 
 
-def fingerprints(groups: Sequence[tuple[Tensor, ...]]) -> Tensor:
-    """(G, 2) numbers on the CPU that change whenever a tensor of the group does; one transfer for all groups.
+def is_skipped(optimizer: Optimizer) -> bool:
+    """Whether a GradScaler found gradients that are not finite and left the step out.
 
-    The hash alone misses changes that cancel in its exclusive or (all entries equal before and after), the norm alone
-    those below its rounding.
+    A fused optimizer is called all the same: the scaler hands it `found_inf` for the time of its step.
     """
-    rows = [torch.stack([_fingerprint(tensor) for tensor in tensors]).sum(0) for tensors in groups]
-    return torch.stack(rows).cpu() if rows else torch.zeros(0, 2, dtype=torch.int64)
-
-
-def _fingerprint(tensor: Tensor) -> Tensor:
-    if not tensor.numel():  # a process of FSDP2 may hold no row
-        return torch.zeros(2, dtype=torch.int64, device=tensor.device)
-    norm = torch.linalg.vector_norm(tensor).double()
-    return torch.stack([torch.hash_tensor(tensor).view(torch.int64), norm.view(torch.int64)])
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)

@@ -67,5 +67,5 @@ class ProjectorPenalty:
 
 def protected_energy(change_ND: Tensor, subspace: Subspace) -> Tensor:
     """E||g^1/2 U^T change||^2 over the rows; of a complement with 1 - g, and 1 outside."""
-    kept = ((change_ND @ subspace.directions_DK).square() * subspace.gains_K).sum(1)
+    kept = ((change_ND @ subspace.directions_DK.to(change_ND)).square() * subspace.gains_K.to(change_ND)).sum(1)
     return (change_ND.square().sum(1) - kept).mean() if subspace.complement else kept.mean()

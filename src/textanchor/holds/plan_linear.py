@@ -14,6 +14,7 @@ from textanchor.holds.legal import require_legal
 from textanchor.holds.linear import Side, held_linear
 from textanchor.holds.plan import HoldPlan
 from textanchor.holds.plan_rows import rows_of
+from textanchor.holds.precision import working
 from textanchor.holds.sources import BOTTOM, IDENTITY, OWN_INPUTS, RANDOM, TEXT_EMBEDDING
 from textanchor.holds.targets import find_targets
 from textanchor.vlm.names import base_parameters
@@ -44,7 +45,7 @@ def plan_linear(anchor: Anchor, linear: nn.Module, side: Side, options: dict[str
         raise HoldError(f"{type(linear).__name__}: expected one linear whose weight (or LoRA update) is trained")
     (target,) = targets.values()
     require_legal(config, target)
-    filters = Filters(anchor, config)
+    filters = Filters(anchor, config, working(parameters.values()))
     subspace = filters.inputs(target, STATES) if side == "in" else filters.outputs(target, STATES)
     rows = [HeldTensor(name=name, part="linear", rule=FROZEN, why=why) for name, why in frozen.items()]
     linear_held = held_linear(target, side, subspace, config, parameters, is_text_writer=False, keep_base=True)

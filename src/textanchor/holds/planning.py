@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import torch
+
 from textanchor.errors import ConfigError, HoldError
 from textanchor.holds.anchor import Anchor
 from textanchor.holds.entries import FROZEN, NOT_TRAINED, HeldProjector, HeldTensor
@@ -18,6 +20,7 @@ from textanchor.holds.legal import (
 from textanchor.holds.linear import HeldLinear, Side, held_linear
 from textanchor.holds.plan import HoldPlan
 from textanchor.holds.plan_rows import rows_of
+from textanchor.holds.precision import working
 from textanchor.holds.pullback import pulled_back
 from textanchor.holds.selection import leading
 from textanchor.holds.targets import Target, find_targets
@@ -60,7 +63,9 @@ class _PartPlanner:
     def __init__(self, parts: VLMParts, anchor: Anchor, part: str, config: FilterConfig) -> None:
         self.parts, self.anchor, self.part, self.config = parts, anchor, part, config
         self.parameters = parts.parameters_of(part)  # pyright: ignore[reportArgumentType]
-        self.filters = Filters(anchor, config)
+        # the penalty rounds its few directions itself
+        dtype = torch.float64 if config.hold == "penalty" else working(self.parameters.values())
+        self.filters = Filters(anchor, config, dtype)
         self.rows: list[HeldTensor] = []
         self.linears: list[HeldLinear] = []
         self.projector: HeldProjector | None = None

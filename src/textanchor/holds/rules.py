@@ -12,18 +12,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from textanchor.holds.precision import precise
 from textanchor.spectral import Subspace
 
 CAP_TOLERANCE = 1e-6  # a part that exceeds its cap by rounding only is left as it is, so that the rule is idempotent
 NUM_BISECTIONS = 60
+SUMMED_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What is known of X0: its coordinates (where the rule needs no more), or all of it. Rounded nowhere."""
+    """What is known of X0: its coordinates (where the rule needs no more), or all of it."""
 
     values: Tensor
-    """(R, K) coordinates X0 V or (J, K) coordinates U^T X0 V in float64, or (R, D) in the matrix's own type."""
+    """(R, K) coordinates X0 V in the type of V, (J, K) coordinates U^T X0 V in float64, or (R, D) in the matrix's own
+    type."""
     is_full: bool
 
     @classmethod
@@ -31,39 +34,47 @@ class Reference:
         """Reference of a matrix; itself where the rule or the filter's complement needs all, or that is no larger."""
         if needs_all or subspace.complement or 2 * subspace.directions_DK.shape[1] >= subspace.width:
             return cls(x_RD, is_full=True)
-        directions_DK = subspace.directions_DK
-        return cls(x_RD.to(directions_DK) @ directions_DK, is_full=False)
+        directions_DK = subspace.directions_DK.to(precise(x_RD.device))
+        return cls((x_RD.to(directions_DK) @ directions_DK).to(subspace.directions_DK), is_full=False)
 
     @classmethod
     def of_pairs(cls, x_RD: Tensor, across: Subspace, subspace: Subspace, *, needs_all: bool) -> "Reference":
         """Reference of a matrix that is held between directions of its rows' index and of its columns'."""
         if needs_all:
             return cls(x_RD, is_full=True)
-        return cls(across.directions_DK.T @ (x_RD.to(subspace.directions_DK) @ subspace.directions_DK), is_full=False)
+        u_RJ, v_DK = (side.directions_DK.to(precise(x_RD.device)) for side in (across, subspace))
+        return cls(u_RJ.T @ (x_RD.to(v_DK) @ v_DK), is_full=False)
 
 
-def damped(x_RD: Tensor, reference_R: Tensor | None, is_full: bool, subspace: Subspace, factor: float) -> Tensor:
-    """X with each direction i of its change damped by factor ** p_i; `reference_R` None is X0 = 0.
+def damp_(x_RD: Tensor, reference_R: Tensor | None, is_full: bool, subspace: Subspace, factor: float) -> None:
+    """Damp each direction i of the change of X in place by factor ** p_i; `reference_R` None is X0 = 0.
 
     `reference_R` holds the rows of X0 (`is_full`) or their coordinates. A complement needs all of X0.
     """
-    directions_DK, gains_K = subspace.directions_DK, subspace.gains_K
-    base = torch.zeros_like(x_RD) if reference_R is None else reference_R.to(x_RD)
+    directions_DK, gains_K = subspace.directions_DK.to(x_RD), subspace.gains_K.to(x_RD)
     if subspace.complement:
-        change_RD = x_RD - base
+        base_RD = torch.zeros_like(x_RD) if reference_R is None else reference_R.to(x_RD)
+        change_RD = x_RD - base_RD
         coordinates_RK = (change_RD @ directions_DK) * (factor ** (1 - gains_K) - factor)
-        return base + factor * change_RD + coordinates_RK @ directions_DK.T
+        x_RD.copy_(base_RD.add(change_RD, alpha=factor)).addmm_(coordinates_RK, directions_DK.T)
+        return
     coordinates_RK = change_coordinates(x_RD, reference_R, is_full, subspace)
-    return x_RD - (coordinates_RK * (1 - factor**gains_K)) @ directions_DK.T
+    x_RD.addmm_(coordinates_RK * (1 - factor**gains_K), directions_DK.T, alpha=-1)
 
 
 def change_coordinates(x_RD: Tensor, reference_R: Tensor | None, is_full: bool, subspace: Subspace) -> Tensor:
-    """(X - X0) V, as (R, K)."""
+    """(X - X0) V, as (R, K), in the type of X."""
+    directions_DK = subspace.directions_DK.to(x_RD)
     if reference_R is None:
-        return x_RD @ subspace.directions_DK
+        return x_RD @ directions_DK
     if is_full:
-        return (x_RD - reference_R.to(x_RD)) @ subspace.directions_DK
-    return x_RD @ subspace.directions_DK - reference_R
+        return (x_RD - reference_R.to(x_RD)) @ directions_DK
+    # X V and X0 V nearly cancel: a product rounds by its longest sum, so that short ones are added up in float64
+    change_RK = -reference_R.to(precise(x_RD.device))
+    for start in range(0, x_RD.shape[1], SUMMED_AT_ONCE):
+        piece = slice(start, start + SUMMED_AT_ONCE)
+        change_RK += x_RD[:, piece] @ directions_DK[piece]
+    return change_RK.to(x_RD)
 
 
 def decay_factor(lr: float, beta: float) -> float:

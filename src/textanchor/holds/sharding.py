@@ -12,11 +12,6 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def local(tensor: Tensor) -> Tensor:
-    """The part of a parameter that this process holds; of a plain one all of it."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def gathered(tensor: Tensor) -> Tensor:
     """All of a sharded parameter, as a copy; a plain one itself."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from textanchor.holds import HoldPlan
 from textanchor.holds.coupled import FilterCache, bind
+from textanchor.holds.precision import unrounded
 
 
 def is_changed(base: Tensor, tuned: Tensor) -> bool:
@@ -32,8 +33,9 @@ def repaired(
             if name in new:
                 new[name] = base[name].to(new[name].dtype, copy=True)
         cache: FilterCache = {}
-        for linear in holds.linears:
-            bind(linear, new, cache).apply(lr=0.0)
+        with unrounded(new.values()):
+            for linear in holds.linears:
+                bind(linear, new, cache).apply(lr=0.0)
     return {name: values for name, values in new.items() if is_changed(tuned[name], values)}
 
 

@@ -56,8 +56,9 @@ class Subspace:
         return self.width - kept if self.complement else kept
 
     def protected(self, x_RD: Tensor) -> Tensor:
-        """x P, the protected part of each row."""
-        kept_RD = ((x_RD @ self.directions_DK) * self.gains_K) @ self.directions_DK.T
+        """x P, the protected part of each row, in the precision of x."""
+        directions_DK = self.directions_DK.to(x_RD)
+        kept_RD = ((x_RD @ directions_DK) * self.gains_K.to(x_RD)) @ directions_DK.T
         return x_RD - kept_RD if self.complement else kept_RD
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Subspace":
