@@ -26,7 +26,10 @@ def test_a_repair_plan_is_read(path: Path) -> None:
     assert load_config(RepairPlan, path).filters
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS[0].parent.glob("compare_*.yaml")), ids=lambda path: path.stem)
+MATRICES = [*CONFIGS[0].parent.glob("compare_*.yaml"), *(CONFIGS[0].parents[1] / "experiments/matrices").glob("*.yaml")]
+
+
+@pytest.mark.parametrize("path", sorted(MATRICES), ids=lambda path: path.stem)
 def test_every_cell_of_a_comparison_is_a_run(path: Path) -> None:
     assert expand(load_matrix(path))
 
