@@ -4,7 +4,9 @@
     python benchmarks/hold_cost.py --only setup "R1 projector" --pairs 5 --record /tmp/cost.json
 
 Step times are medians over pairs: one process takes a step with the hold and one without it in turn, on one thread, and
-counts processor time, so that other work on the machine weighs little. Peak memory is the resident maximum of a process
+counts processor time, so that other work on the machine weighs little. Where a hold acts after the optimizer's step only
+that part of a step differs, so the ratio is that of whole steps with the same median forward and backward pass
+(`ratio`); the median over pairs of whole steps stands beside it, with the noise of both passes. Peak memory is the resident maximum of a process
 that takes steps with the hold, over that of one that takes them without. A hold acts once for each optimizer step,
 whatever the number of its tokens: so that the ratio falls with it, it is measured at the demo's batch and at a larger
 one. On the projector shapes of 7B models the step is that of the projector alone, without the language model behind
@@ -83,41 +85,58 @@ def prepared(setting: str, batch_size: int) -> tuple[VLMParts, Any, dict[str, to
     return parts, processor, batch
 
 
+Step = Callable[[], float]
+"""One whole step; gives the processor seconds of the optimizer's part, in which holds act."""
+
+
 def stepper(
     parts: VLMParts, batch: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer, handle: HoldHandle | None
-) -> Callable[[], None]:
-    """One whole step: forward, backward, optimizer."""
+) -> Step:
+    """Forward, backward, optimizer."""
 
-    def step() -> None:
+    def step() -> float:
         loss = parts.model(**batch).loss
         if handle is not None and handle.penalty is not None:
             loss = loss + handle.penalty()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        return finished(loss, optimizer)
 
     return step
 
 
-def pairs(step: Callable[[], None], handle: HoldHandle, optimizer: Any, num_pairs: int) -> dict[str, Any]:
+def finished(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> float:
+    """Backward and the optimizer's step, whose processor seconds are given."""
+    optimizer.zero_grad()
+    loss.backward()
+    start = time.process_time()
+    optimizer.step()
+    return time.process_time() - start
+
+
+def pairs(step: Step, handle: HoldHandle, optimizer: Any, num_pairs: int) -> dict[str, Any]:
     """Medians of processor seconds over steps with and without the hold, in turn, after one of each."""
-    seconds: dict[bool, list[float]] = {True: [], False: []}
+    whole: dict[bool, list[float]] = {True: [], False: []}
+    inside: dict[bool, list[float]] = {True: [], False: []}
+    in_loss = False
     for i in range(num_pairs + 1):
         for held in (i % 2 == 0, i % 2 == 1):
             if held:
                 handle.listen(optimizer)
+                in_loss = handle.penalty is not None
             start = time.process_time()
-            step()
-            seconds[held].append(time.process_time() - start)
+            inside[held].append(step())
+            whole[held].append(time.process_time() - start)
             if held:
                 handle.remove()
                 handle.penalty = None
-    with_hold, without = seconds[True][1:], seconds[False][1:]
+    ratios = [a / b for a, b in zip(whole[True][1:], whole[False][1:], strict=True)]
+    passes = statistics.median(w - i for held in whole for w, i in zip(whole[held][1:], inside[held][1:], strict=True))
+    steps = {held: passes + statistics.median(inside[held][1:]) for held in inside}
     return {
-        "seconds_with": statistics.median(with_hold),
-        "seconds_without": statistics.median(without),
-        "ratio": statistics.median(a / b for a, b in zip(with_hold, without, strict=True)),
-        "ratios": [a / b for a, b in zip(with_hold, without, strict=True)],
+        "seconds_with": statistics.median(whole[True][1:]) if in_loss else steps[True],
+        "seconds_without": statistics.median(whole[False][1:]) if in_loss else steps[False],
+        "ratio": statistics.median(ratios) if in_loss else steps[True] / steps[False],
+        "median_of_pairs": statistics.median(ratios),
+        "pairs": ratios,
     }
 
 
@@ -193,10 +212,8 @@ def projector_costs(num_pairs: int) -> Rows:
             optimizer = torch.optim.AdamW(net[2].parameters(), lr=1e-4, weight_decay=0.0)
             handle = ta.attach(plan, optimizer)
 
-            def step(optimizer: Any = optimizer, net: Any = net, x: Any = states_ND, y: Any = target_ND) -> None:
-                optimizer.zero_grad()
-                (net(x) - y).square().mean().backward()
-                optimizer.step()
+            def step(optimizer: Any = optimizer, net: Any = net, x: Any = states_ND, y: Any = target_ND) -> float:
+                return finished((net(x) - y).square().mean(), optimizer)
 
             handle.remove()
             row = {"model": model, "setting": "projector alone", "hold": hold, "target": 1.02}
@@ -288,7 +305,7 @@ def main() -> None:
     parts += [projector_costs(options.pairs)] if "projector" in wanted else []
     parts += [setup_costs()] if "setup" in wanted else []
     for row in itertools.chain.from_iterable(parts):
-        print({key: value for key, value in row.items() if key != "ratios"}, flush=True)
+        print({key: value for key, value in row.items() if key != "pairs"}, flush=True)
         record["rows"].append(row)
         if options.record is not None:
             write_json(options.record, record)  # after each row, so that a run that is cut off leaves what it has
