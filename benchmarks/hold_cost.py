@@ -3,14 +3,14 @@
     python benchmarks/hold_cost.py --record docs/evidence/cost/holds.json
     python benchmarks/hold_cost.py --only setup "R1 projector" --pairs 5 --record /tmp/cost.json
 
-Step times are medians over pairs: one process takes a step with the hold and one without it in turn, on one thread, and
-counts processor time, so that other work on the machine weighs little. Where a hold acts after the optimizer's step only
-that part of a step differs, so the ratio is that of whole steps with the same median forward and backward pass
-(`ratio`); the median over pairs of whole steps stands beside it, with the noise of both passes. Peak memory is the resident maximum of a process
-that takes steps with the hold, over that of one that takes them without. A hold acts once for each optimizer step,
-whatever the number of its tokens: so that the ratio falls with it, it is measured at the demo's batch and at a larger
-one. On the projector shapes of 7B models the step is that of the projector alone, without the language model behind
-it, so the ratio is an upper bound.
+Step times are medians over pairs: one process takes a step with the hold and one without it in turn, on one thread,
+and counts processor time, so that other work on the machine weighs little. Where a hold acts after the optimizer's step
+only that part of a step differs, so `ratio` is that of whole steps with the same median forward and backward pass; the
+median over pairs of whole steps stands beside it, with the noise of both passes. Peak memory is the resident maximum of
+a process that takes steps with the hold, over that of one that takes them without. A hold acts once for each optimizer
+step, whatever the number of its tokens: so that the ratio falls with it, it is measured at the demo's batch and at a
+larger one. On the projector shapes of 7B models the step is that of the projector alone, without the language model
+behind it, so the ratio is an upper bound.
 """
 
 import argparse
