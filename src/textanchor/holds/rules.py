@@ -22,11 +22,10 @@ SUMMED_AT_ONCE = 128
 
 @dataclass(frozen=True)
 class Reference:
-    """What is known of X0: its coordinates (where the rule needs no more), or all of it."""
+    """What is known of X0: its coordinates (where the rule needs no more), or all of it. Rounded nowhere."""
 
     values: Tensor
-    """(R, K) coordinates X0 V in the type of V, (J, K) coordinates U^T X0 V in float64, or (R, D) in the matrix's own
-    type."""
+    """(R, K) coordinates X0 V or (J, K) coordinates U^T X0 V in float64, or (R, D) in the matrix's own type."""
     is_full: bool
 
     @classmethod
@@ -35,7 +34,7 @@ class Reference:
         if needs_all or subspace.complement or 2 * subspace.directions_DK.shape[1] >= subspace.width:
             return cls(x_RD, is_full=True)
         directions_DK = subspace.directions_DK.to(precise(x_RD.device))
-        return cls((x_RD.to(directions_DK) @ directions_DK).to(subspace.directions_DK), is_full=False)
+        return cls(x_RD.to(directions_DK) @ directions_DK, is_full=False)
 
     @classmethod
     def of_pairs(cls, x_RD: Tensor, across: Subspace, subspace: Subspace, *, needs_all: bool) -> "Reference":
@@ -69,6 +68,8 @@ def change_coordinates(x_RD: Tensor, reference_R: Tensor | None, is_full: bool, 
         return x_RD @ directions_DK
     if is_full:
         return (x_RD - reference_R.to(x_RD)) @ directions_DK
+    if x_RD.dtype == reference_R.dtype:
+        return x_RD @ directions_DK - reference_R
     # X V and X0 V nearly cancel: a product rounds by its longest sum, so that short ones are added up in float64
     change_RK = -reference_R.to(precise(x_RD.device))
     for start in range(0, x_RD.shape[1], SUMMED_AT_ONCE):
