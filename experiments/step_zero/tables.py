@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 from textanchor.records import RunRecord
-from textanchor.report.step_zero import step_zero_tables
+from textanchor.report.markdown import markdown_tables
+from textanchor.report.step_zero import step_zero_stages, step_zero_tables
 
 if __name__ == "__main__":
     records = [RunRecord.load(path) for path in sorted(Path(sys.argv[1]).rglob("*.json"))]
-    print("\n\n".join(step_zero_tables(records)))
+    print(markdown_tables(step_zero_tables(step_zero_stages(records))))

@@ -215,7 +215,7 @@ def test_the_page_says_what_was_not_reached_and_who_tried_more() -> None:
     page = render_compare(summary)
     assert "unequal numbers of configurations" in page
     assert "Not every level was reached by: app" in page
-    assert {title.partition(": ")[2] for title, _ in compare_tables(summary)} >= {
+    assert {table.title.partition(": ")[2] for table in compare_tables(summary)} >= {
         "arms at equal learning",
         "retention over learning",
         "headroom",

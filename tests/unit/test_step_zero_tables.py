@@ -1,13 +1,19 @@
 """Tables of step zero: effects that are known by construction, and no value where WiSE-FT's front does not reach."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers.html_reading import of_tag, read_html
+from textanchor.experiment.reading.evidence import PAGE, TABLES, evidence
 from textanchor.records import RunRecord
+from textanchor.report.markdown import markdown_tables
 from textanchor.report.numbers import ABSENT
-from textanchor.report.step_zero import pack, step_zero_tables
+from textanchor.report.page import Table
+from textanchor.report.pages.step_zero import step_zero_sections
+from textanchor.report.step_zero import pack, step_zero_stages, step_zero_tables
 from textanchor.report.step_zero.draws import NUM_DRAWS, UpdateDraws, key_of, over_updates, weights_of
 from textanchor.report.step_zero.effects import decisions, effect, verdict
 from textanchor.report.step_zero.rows import unpack
@@ -39,6 +45,10 @@ def update(seed: int = 0, **removals: tuple[float, float]) -> RunRecord:
     extra = {"stage": "ablation", "model": "m", "retained": ["shape", "color"], "task": "digits", "drift_energy": 0.3}
     packed = [pack(condition) for condition in conditions]
     return RunRecord(name="r", method="full", seed=seed, extra=extra | {"conditions": packed})
+
+
+def tables_of(records: list[RunRecord]) -> list[Table]:
+    return step_zero_tables(step_zero_stages(records))
 
 
 def test_values_come_back() -> None:
@@ -118,39 +128,96 @@ def test_keys_of_conditions() -> None:
     assert key_of({"kind": "oracle", "band": "text_top", "count": 16}) == ("oracle", "text_top", 16)
 
 
-def test_the_spectrum_is_paired_with_the_unperturbed_model() -> None:
+def number(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def spectrum() -> RunRecord:
+    """Two random maps: +.4 and +.6 nats in text_top, +.1 and +.3 in random directions."""
     conditions = [{"band": "none", "energy": 0.0, "draw": 0, "rows": rows_of(0, 0.5)}]
     for draw, (top, random) in enumerate(((0.9, 0.6), (1.1, 0.8))):
         for band, old in (("text_top", top), ("random", random)):
             facts = {"band": band, "energy": 0.1, "draw": draw, "num_directions": 64, "constant_share": 0.2}
             conditions.append(facts | {"rows": rows_of(0, old)})
     extra = {"stage": "spectrum", "model": "m", "retained": ["shape", "color"]}
-    record = RunRecord(name="s", method="none", seed=0, extra=extra | {"conditions": [pack(c) for c in conditions]})
+    return RunRecord(name="s", method="none", seed=0, extra=extra | {"conditions": [pack(c) for c in conditions]})
+
+
+def test_the_spectrum_is_paired_with_the_unperturbed_model() -> None:
+    record = spectrum()
     top, random = spectrum_rows(record)
     assert (top.band, random.band, random.against_random) == ("text_top", "random", None)
     assert top.change.estimate == pytest.approx(0.5, abs=1e-3) and top.against_random is not None
     assert top.against_random.estimate == pytest.approx(0.3, abs=1e-3)
     assert top.change.low == pytest.approx(0.4, abs=1e-3) and top.change.high == pytest.approx(0.6, abs=1e-3)
-    (text,) = step_zero_tables([record])
-    assert "| text_top | 0.1 | 64 | +0.500" in text
+    (table,) = tables_of([record])
+    assert table.rows[0][:3] == ["text_top", "0.1", "64"] and table.rows[0][3].startswith("+0.500 [")
 
 
 def test_a_record_without_the_energy_of_its_drift_is_read() -> None:
     record = update()
     del record.extra["drift_energy"]
-    assert step_zero_tables([record])[0].endswith(f"| {ABSENT} |")
+    assert tables_of([record])[0].rows[-1][-1] == ABSENT
 
 
 def test_tables_of_an_update() -> None:
-    tables = step_zero_tables([update(text_top=(2.0, 0.3), random__0=(2.0, 0.5))])
-    titles = [text.splitlines()[0] for text in tables]
-    assert [title.rpartition(": ")[2] for title in titles] == [
-        "before and after, nats (accuracy)",
-        "removal",
+    tables = tables_of([update(text_top=(2.0, 0.3), random__0=(2.0, 0.5))])
+    assert all(table.title.startswith("m, updates of the projector: ") for table in tables)
+    by_title = {table.title.rpartition(": ")[2]: table for table in tables}
+    assert list(by_title) == [
+        "before and after",
         "decisions",
+        "removal",
+        "removal against random directions and WiSE-FT",
     ]
-    assert all(title.startswith("### m, updates of the projector") for title in titles)
-    assert "| text_top |" in tables[-1] and "goes on" in tables[-1] and "random" not in tables[-1].splitlines()[4]
-    for text in tables:
-        lines = text.splitlines()[2:]
-        assert len({line.count("|") for line in lines}) == 1
+    (decision,) = by_title["decisions"].rows
+    assert decision[0] == "text_top" and decision[-1] == "goes on"
+    assert [row[0] for row in by_title["removal"].rows] == ["text_top", "random:0"]
+    beyond = by_title["removal against random directions and WiSE-FT"].rows
+    assert beyond[0][4].startswith("+0.200 [") and beyond[0][5].startswith("+0.200 [") and beyond[1][5] == ABSENT
+    for table in tables:
+        assert {len(row) for row in table.rows} == {len(table.header)}
+        assert table.note.endswith(".")
+    lines = markdown_tables(tables).splitlines()
+    assert lines[0] == f"### {tables[0].title}" and lines[2] == tables[0].note
+    assert lines[4:6] == [
+        "| Update | New, before | New, after | Retained, before | Retained, after | Energy of the drift |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+
+
+def test_the_page_draws_the_front_and_every_band_of_each_task() -> None:
+    records = [update(seed, text_top=(2.0, 0.3), random__0=(2.0, 0.5), random__1=(2.0, 0.6)) for seed in (0, 1)]
+    (section,) = step_zero_sections(step_zero_stages(records), prefix="x-")
+    assert (section.id, section.title) == ("x-ablation", "m: updates of the projector")
+    elements = read_html(section.body)
+    assert len([svg for svg in of_tag(elements, "svg") if svg.attributes.get("class") == "chart"]) == 1
+    tips = {tip.text for tip in of_tag(elements, "title")}
+    assert "text_top, 50.0% removed: new 2.000, kept 0.300 nats" in tips
+    assert "WiSE-FT, 0.50 of the way to the tuned model: new 2.000, kept 0.500 nats" in tips
+    labels = {label.text for label in of_tag(elements, "text") if label.attributes.get("class") == "end-label"}
+    assert labels == {"base", "tuned"}
+    (legend,) = (found for found in of_tag(elements, "ul") if found.attributes.get("class") == "legend")
+    assert legend.text.split(" ")[-2:] == ["text_top", "random"]
+
+
+def test_every_model_is_a_part_of_the_evidence(tmp_path: Path) -> None:
+    assert "No records" in evidence(tmp_path)[TABLES] and "No records" in evidence(tmp_path)[PAGE]
+    for model in ("first", "second"):
+        update(text_top=(2.0, 0.3), random__0=(2.0, 0.5)).save(tmp_path / "step_zero" / model / "ablation.json")
+    spectrum().save(tmp_path / "step_zero" / "second" / "spectrum.json")
+    found = evidence(tmp_path)
+    parts = [line for line in found[TABLES].splitlines() if line.startswith("## ")]
+    assert parts == ["## Step zero first", "## Step zero second"]
+    assert "step_zero/second: 2 records of" in found[TABLES] and "No records" not in found[TABLES]
+    sections = [section.attributes["id"] for section in of_tag(read_html(found[PAGE]), "section")]
+    assert sections == ["step-zero-first-ablation", "step-zero-second-spectrum", "step-zero-second-ablation"]
+
+
+def test_the_page_shows_what_random_writing_costs() -> None:
+    (section,) = step_zero_sections(step_zero_stages([spectrum()]))
+    strips = [svg for svg in of_tag(read_html(section.body), "svg") if svg.attributes.get("class") == "strip"]
+    assert [strip.attributes["aria-label"] for strip in strips] == [
+        f"{name}: no change {number(0)}; {name} {number(mean)} ({number(mean - 0.1)}\u2013{number(mean + 0.1)})"
+        for name, mean in (("text_top", 0.5), ("random", 0.2))
+    ]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-MINUS, TIMES, THIN_SPACE, EN_DASH = "\u2212", "\u00d7", "\u2009", "\u2013"
+MINUS, TIMES, THIN_SPACE, NO_BREAK_SPACE, EN_DASH = "\u2212", "\u00d7", "\u2009", "\u00a0", "\u2013"
 ABSENT = EN_DASH
 SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 

@@ -49,6 +49,9 @@ class Table:
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    title: str = ""
+    note: str = ""
+    """One sentence that says how the table is read."""
 
 
 @dataclass(frozen=True, kw_only=True)

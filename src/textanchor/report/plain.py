@@ -15,6 +15,6 @@ def render_plain(title: str, byline: Sequence[str], sections: Sequence[Section],
     )
 
 
-def render_tables(tables: Sequence[tuple[str, Table, bool]], note: str = "") -> Markup:
-    """Tables with (title, content, whether it is folded away)."""
-    return render_template("tables.html", tables=tables, note=note)
+def render_tables(tables: Sequence[Table], *, folded: Sequence[Table] = (), note: str = "") -> Markup:
+    """Tables under their titles with how they are read, a note, and those that open on a click."""
+    return render_template("tables.html", tables=tables, folded=folded, note=note)

@@ -1,7 +1,7 @@
-"""A comparison's summary as files, on the terminal and in Markdown."""
+"""A comparison's summary as files and on the terminal."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +31,15 @@ def terminal_tables(summary: dict[str, Any]) -> str:
     """The main tables as text."""
     buffer = io.StringIO()
     console = Console(file=buffer, width=WIDTH, highlight=False, color_system=None)
-    for title, table in compare_tables(summary):
-        console.print(_on_terminal(title, table))
+    for table in compare_tables(summary):
+        console.print(_on_terminal(table))
     return buffer.getvalue().rstrip()
 
 
-def _on_terminal(title: str, table: Table) -> TerminalTable:
-    shown = TerminalTable(title=title, box=None, title_justify="left")
+def _on_terminal(table: Table) -> TerminalTable:
+    shown = TerminalTable(title=table.title, box=None, title_justify="left")
     for i, header in enumerate(table.header):
         shown.add_column(header, justify="left" if i == 0 else "right")
     for row in table.rows:
         shown.add_row(*row)
     return shown
-
-
-def markdown_table(title: str, table: Table) -> Iterator[str]:
-    """Lines of a heading and a Markdown table."""
-    yield from (f"### {title}", "")
-    yield _line(table.header)
-    yield _line(["---"] + ["---:"] * (len(table.header) - 1))
-    yield from (_line(row) for row in table.rows)
-    yield ""
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"

@@ -1,6 +1,7 @@
 """The page of a comparison: curves, arms at equal learning, headroom, and what drift explains."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from markupsafe import Markup
@@ -8,7 +9,7 @@ from markupsafe import Markup
 from textanchor.report.charts.axes import Axis
 from textanchor.report.charts.lines import Line, line_chart
 from textanchor.report.charts.markers import legend_marker
-from textanchor.report.numbers import ABSENT, EN_DASH, MINUS, NATS, SHARE, fixed, percent, signed
+from textanchor.report.numbers import ABSENT, EN_DASH, MINUS, NATS, NO_BREAK_SPACE, SHARE, fixed, percent, signed
 from textanchor.report.page import Figure, Section, Table
 from textanchor.report.plain import render_plain, render_tables
 from textanchor.report.readings import OTHER_MARKERS, Style
@@ -19,6 +20,13 @@ Summary = dict[str, Any]
 
 COLORS = ("s-full", "s-app", "s-other-1", "s-other-2", "s-other-3", "s-other-4")
 MARKERS = ("square", "disc", *OTHER_MARKERS)
+
+
+WORDS = (
+    "Needs: what a method asks for beside the training data; compare within one class. Tried: how many configurations "
+    "of the arm there are; x2 is one with twice the arm's learning rates. An arm that ends in +wise_ft is interpolated "
+    "between the base and the trained weights. Intervals are over seeds and items."
+)
 
 
 def render_compare(summary: Summary) -> str:
@@ -33,21 +41,21 @@ def compare_sections(summary: Summary, prefix: str = "") -> list[Section]:
     return [*sections, _explanation(summary["explanation"], prefix)]
 
 
-def compare_tables(summary: Summary) -> list[tuple[str, Table]]:
-    """The main tables with their titles."""
-    tables = []
-    for task, found in summary["tasks"].items():
-        if found["matched"] is not None:
-            tables += [
-                (f"{task}: arms at equal learning", matched_table(found["matched"])),
-                (
-                    f"{task}: first minus second at equal learning",
-                    pairs_table(found),
-                ),
-                (f"{task}: retention over learning", fronts_table(found["fronts"])),
-            ]
-        tables.append((f"{task}: headroom", headroom_table(found["headroom"])))
-    return [(title, table) for title, table in tables if table.rows]
+def compare_tables(summary: Summary) -> list[Table]:
+    """The main tables of all tasks, under titles that name the task."""
+    return [
+        replace(table, title=f"{task}: {table.title}")
+        for task, found in summary["tasks"].items()
+        for table in task_tables(found)
+    ]
+
+
+def task_tables(found: dict[str, Any]) -> list[Table]:
+    """The main tables of one task; those that have rows."""
+    tables = [headroom_table(found["headroom"])]
+    if found["matched"] is not None:
+        tables = [matched_table(found["matched"]), pairs_table(found), fronts_table(found["fronts"]), *tables]
+    return [table for table in tables if table.rows]
 
 
 def matched_table(matched: dict[str, Any]) -> Table:
@@ -81,7 +89,10 @@ def matched_table(matched: dict[str, Any]) -> Table:
                 ABSENT if row["text"] is None else NATS.change(row["text"]),
             ]
         )
-    return Table(header, rows)
+    level = matched["level"]
+    where = "There is no level that all arms reach." if level is None else f"Every arm at learning {level:.2f} (1: the"
+    where += "" if level is None else " largest gain), in its configuration chosen there; above zero is forgotten."
+    return Table(header, rows, "arms at equal learning", where)
 
 
 def pairs_table(found: dict[str, Any]) -> Table:
@@ -97,7 +108,9 @@ def pairs_table(found: dict[str, Any]) -> Table:
         ]
         for pair in found["matched"]["pairs"]
     ]
-    return Table(["Arms", "Needs", "Seeds", "Difference, nats", "95 %", "Keeps more"], rows)
+    header = ["Arms", "Needs", "Seeds", "Difference, nats", "95 %", "Keeps more"]
+    note = "Forgetting of the first less that of the second, paired by seed and item: below zero the first keeps more."
+    return Table(header, rows, "first minus second at equal learning", note)
 
 
 def fronts_table(fronts: dict[str, Any]) -> Table:
@@ -116,7 +129,9 @@ def fronts_table(fronts: dict[str, Any]) -> Table:
         for row in fronts["rows"]
     ]
     levels = [fixed(level, 2) for level in fronts["levels"]]
-    return Table(["Arm", "Needs", "Tried", f"Mean over {span}", "Reaches", *levels], rows)
+    header = ["Arm", "Needs", "Tried", f"Mean over {span}", "Reaches", *levels]
+    note = "Nats forgotten where each share of the largest gain (.50 to .95) is learned, and their mean where all do."
+    return Table(header, rows, "retention over learning", note)
 
 
 def headroom_table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -134,7 +149,7 @@ def headroom_table(rows: Sequence[dict[str, Any]]) -> Table:
                 f"{row['steps']:g}",
                 str(row["seeds"]),
                 fixed(row["gain"], 2),
-                ABSENT if accuracy is None else f"{percent(accuracy[0])} → {percent(accuracy[1])}",
+                ABSENT if accuracy is None else _unbroken(f"{percent(accuracy[0])} → {percent(accuracy[1])}"),
                 ABSENT if nats is None else NATS.change(nats["estimate"]),
                 _span(nats, NATS),
                 ABSENT if points is None else SHARE.change(points["estimate"]),
@@ -142,7 +157,11 @@ def headroom_table(rows: Sequence[dict[str, Any]]) -> Table:
                 row["verdict"],
             ]
         )
-    return Table(header, written)
+    note = (
+        "What there is to keep: forgetting at 90 % of what a configuration itself learns; headroom "
+        "is at least .2 nats or 10 points, at most 20 % of the lost answers being lost to their format."
+    )
+    return Table(header, written, "headroom", note)
 
 
 def _task(task: str, found: dict[str, Any], prefix: str) -> Section:
@@ -158,9 +177,8 @@ def _task(task: str, found: dict[str, Any], prefix: str) -> Section:
         body += Markup("<p>{}</p>").format("Nothing was learned on both splits, so no arms are compared.")
     else:
         body += _figures(task, found)
-    tables = [(title, table, False) for title, table in compare_tables({"tasks": {task: found}})]
-    tables.append(("All scored points", _points_table(found["curves"]), True))
-    return Section(f"{prefix}{task}", task, lead, body + render_tables(tables, _note(found)))
+    tables = render_tables(task_tables(found), folded=[_points_table(found["curves"])], note=_note(found))
+    return Section(f"{prefix}{task}", task, lead, body + tables)
 
 
 def _note(found: dict[str, Any]) -> str:
@@ -181,7 +199,7 @@ def _note(found: dict[str, Any]) -> str:
             f"Learning 1 is the largest gain, of {reference['arm']} {reference['configuration']}: "
             f"{reference['gain']['test']:.2f} nats on the test items."
         )
-    return " ".join(told)
+    return " ".join([*told, WORDS])
 
 
 def _figures(task: str, found: dict[str, Any]) -> Markup:
@@ -234,13 +252,14 @@ def _points_table(curves: Sequence[dict[str, Any]]) -> Table:
         for curve in curves
         for p in curve["points"]
     ]
-    return Table(header, rows)
+    note = "Each configuration at each scored step, or interpolation weight; changes are since step 0."
+    return Table(header, rows, "All scored points", note)
 
 
 def _explanation(found: dict[str, Any], prefix: str) -> Section:
     lead = "Whether the projector's geometry goes with forgetting beyond the update's size and what was learned (C3)."
     if not found["results"]:
-        told = f"{found['num_runs']} runs have a geometry; {found['least_runs']} are needed."
+        told = f"{found['num_runs']} runs recorded the projector's geometry; at least {found['least_runs']} are needed."
         return Section(f"{prefix}drift", "What drift explains", lead, Markup("<p>{}</p>").format(told))
     rows = [
         [
@@ -251,13 +270,19 @@ def _explanation(found: dict[str, Any], prefix: str) -> Section:
         ]
         for r in found["results"]
     ]
-    table = Table(["Measure", "Partial rank correlation", "95 %", "Verdict"], rows)
+    header = ["Measure", "Partial rank correlation", "95 %", "Verdict"]
+    how = "How each measure of drift goes with forgetting, among runs of equal size of the update and equal learning."
+    table = Table(header, rows, note=how)
     note = f"{found['results'][0]['interval_kind']}. {found['results'][0]['caveat']}"
-    return Section(f"{prefix}drift", "What drift explains", lead, render_tables([("Drift", table, False)], note))
+    return Section(f"{prefix}drift", "What drift explains", lead, render_tables([table], note=note))
 
 
 def _span(value: dict[str, Any] | None, unit: Any) -> str:
-    return ABSENT if value is None else f"{unit.change(value['low'])} to {unit.change(value['high'])}"
+    return ABSENT if value is None else _unbroken(f"{unit.change(value['low'])} to {unit.change(value['high'])}")
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", NO_BREAK_SPACE)
 
 
 def _verdict(pair: dict[str, Any]) -> str:

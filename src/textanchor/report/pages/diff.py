@@ -57,7 +57,7 @@ def _parts(values: DiffJson) -> Section:
         "Norms are taken over the tensors that changed. The norm ratio is the one furthest from 1; a rank counts the "
         "singular values of an update above what rounding makes."
     )
-    return Section("parts", "Parts", lead, render_tables([("Parts", Table(header, rows), False)]))
+    return Section("parts", "Parts", lead, render_tables([Table(header, rows)]))
 
 
 def _text_space(values: DiffJson) -> Section:
@@ -87,7 +87,7 @@ def _text_space(values: DiffJson) -> Section:
         "k/D, the share of an update that knows nothing of text."
     )
     figure = Markup("<figure>{}</figure>").format(chart) if shown else Markup("")
-    tables = render_tables([("Shares", Table(header, rows), False)])
+    tables = render_tables([Table(header, rows)])
     return Section("text-space", "Text space", lead, figure + tables)
 
 
@@ -95,15 +95,13 @@ def _tensors(values: DiffJson) -> Section:
     header = ["Tensor", "Part", "Status", "Update / weight", "Norm ratio", "Rank", "Stable rank", "Intruders", "Type"]
     changed = [row for row in values["tensors"] if row["relative"]]
     largest = sorted(changed, key=lambda row: row["relative"], reverse=True)[:NUM_LARGEST]
-    tables = [
-        ("Largest updates", Table(header, [_tensor(row) for row in largest]), False),
-        (f"All {len(values['tensors'])} tensors", Table(header, [_tensor(row) for row in values["tensors"]]), True),
-    ]
+    shown = [Table(header, [_tensor(row) for row in largest], "Largest updates")] if largest else []
+    every = Table(header, [_tensor(row) for row in values["tensors"]], f"All {len(values['tensors'])} tensors")
     lead = (
         "Intruders are leading singular directions of the tuned weight that the base does not have (arXiv 2410.21228); "
         "they are counted where the smaller side is at most 1024."
     )
-    return Section("tensors", "Tensors", lead, render_tables(tables if largest else tables[1:]))
+    return Section("tensors", "Tensors", lead, render_tables(shown, folded=[every]))
 
 
 def _tensor(row: dict[str, Any]) -> list[str]:
@@ -132,7 +130,7 @@ def _record(values: DiffJson) -> Section:
     rows.append(["commit", values["record"]["commit"] or ABSENT])
     note = "; ".join(values["notes"])
     lead = "How this was made."
-    return Section("record", "Record", lead, render_tables([("Record", Table(["What", "Value"], rows), False)], note))
+    return Section("record", "Record", lead, render_tables([Table(["What", "Value"], rows)], note=note))
 
 
 def _share(value: float | None) -> str:

@@ -34,7 +34,7 @@ def render_repair(values: RepairJson, parts: Sequence[Sequence[str]]) -> str:
 def _taken_back(values: RepairJson, parts: Sequence[Sequence[str]]) -> Section:
     header = ["Part", "Changed tensors", "Change left", "Rules"]
     lead = "The norm of the change that is left, relative to that of tuning. Strength 0 is the tuned model, 1 the plan."
-    return Section("parts", "Parts", lead, render_tables([("Parts", Table(header, parts), False)]))
+    return Section("parts", "Parts", lead, render_tables([Table(header, parts)]))
 
 
 def _curve(values: RepairJson) -> Section:
@@ -55,7 +55,7 @@ def _curve(values: RepairJson) -> Section:
     )
     rows = [[f"{p['strength']:g}", percent(p["learned"]), percent(p["kept"]), fixed(p["h_mean"], 3)] for p in points]
     table = Table(["Strength", "Learned", "Kept", "H-mean"], rows)
-    body = Markup("<figure>{}</figure>").format(chart) + render_tables([("Strengths", table, False)])
+    body = Markup("<figure>{}</figure>").format(chart) + render_tables([table])
     lead = (
         "Accuracy on the validation suites at each strength. The strength was chosen on these items, so its scores "
         "flatter it: evaluate the written model on others."
@@ -74,20 +74,20 @@ def _tensors(values: RepairJson) -> Section:
         ]
         for row in values["tensors"]
     ]
-    changed = Table(["Tensor", "Part", "Rule", "Change", "Left"], rows)
-    tables = [("Tensors that tuning changed", changed, len(rows) > MOST_SHOWN)]
+    changed = [Table(["Tensor", "Part", "Rule", "Change", "Left"], rows, "Tensors that tuning changed")]
+    shown, folded = ([], changed) if len(rows) > MOST_SHOWN else (changed, [])
     if values["audit"]:
         leaks = [
             [row["name"], row["rule"], *(_number(row[key]) for key in ("weight_leak", "bound", "saved_leak"))]
             for row in values["audit"]
         ]
-        tables.append(("Leaks", Table(["Linear", "Rule", "Weight leak", "Bound", "As saved"], leaks), False))
+        shown = [*shown, Table(["Linear", "Rule", "Weight leak", "Bound", "As saved"], leaks, "Leaks")]
     lead = (
         "A leak is the share of the change that lies in held directions; as saved, after rounding to the type on disk."
         if values["audit"]
         else "The norm of each tensor's change, and the share of it that is left."
     )
-    return Section("tensors", "Tensors", lead, render_tables(tables))
+    return Section("tensors", "Tensors", lead, render_tables(shown, folded=folded))
 
 
 def _number(value: float | None) -> str:
@@ -99,6 +99,4 @@ def _record(values: RepairJson) -> Section:
     rows = [["way", record["way"]], ["seconds", duration(record["cost"]["seconds"])]]
     rows += [[name, version] for name, version in record["versions"].items()]
     rows.append(["commit", record["commit"] or ABSENT])
-    return Section(
-        "record", "Record", "How this was made.", render_tables([("Record", Table(["What", "Value"], rows), False)])
-    )
+    return Section("record", "Record", "How this was made.", render_tables([Table(["What", "Value"], rows)]))
