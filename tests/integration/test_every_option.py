@@ -70,6 +70,7 @@ CASES: dict[str, Case] = {
     "TrainingConfig.max_grad_norm": ({}, {"training__max_grad_norm": 0.5}),
     "TrainingConfig.seed": ({}, {"training__seed": 1}),
     "TrainingConfig.precision": ({}, {"training__precision": "bfloat16"}),
+    "TrainingConfig.cast_once": ({}, {"training__cast_once": True}),
     "TrainingConfig.save_steps": ({}, {"training__save_steps": 2}),
     "TrainingConfig.logging_steps": ({}, {"training__logging_steps": 1}),
     "TrainingConfig.report_to": ({}, {"training__report_to": ["no_such_tracker"]}),

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from textanchor.training.dataset import EncodedConversations, conversations_hash
 from textanchor.training.features import FeatureCache, FeatureStore
 from textanchor.training.hf import RunCallback, TokenCounter
 from textanchor.training.method import AbstractMethod
+from textanchor.training.processor_speed import cast_once
 from textanchor.training.session import Session
 from textanchor.training.trainable import num_trained, set_up_training
 from textanchor.training.trainer import AdaptTrainer, configuration_kept, training_arguments
@@ -126,7 +128,8 @@ class TrainingRun:
             return
         if self.checkpoint is not None:
             self.keeper.restore_all(self.checkpoint)
-        with configuration_kept(self.session.model):
+        casts = cast_once(self.session.model) if self.config.training.cast_once else nullcontext()
+        with configuration_kept(self.session.model), casts:
             self.trainer.train(resume_from_checkpoint=None if self.checkpoint is None else str(self.checkpoint))
         # with precision bfloat16 accelerate leaves its autocast around the model's forward, and audits need float32
         self.trainer.accelerator.unwrap_model(self.session.model, keep_fp32_wrapper=False)

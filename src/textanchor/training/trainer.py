@@ -25,6 +25,7 @@ from textanchor.training.config import PART_NAMES, PartsConfig, TrainingConfig
 from textanchor.training.features import FeatureCache
 from textanchor.training.hf import TokenCounter
 from textanchor.training.method import Batch
+from textanchor.training.processor_speed import attention_for
 from textanchor.training.sequences import IGNORED
 from textanchor.training.trainable import trained_parameters
 from textanchor.vlm.names import unwrapped
@@ -117,7 +118,8 @@ class AdaptTrainer(Trainer):
         labels_BL, rest = inputs["labels"], {name: value for name, value in inputs.items() if name != "labels"}
 
         def forward() -> Tensor:
-            with nullcontext() if self.features is None else self.features.lookup():
+            fed = nullcontext() if self.features is None else self.features.lookup()
+            with fed, attention_for(labels_BL.device, labels_BL.shape[1], bfloat16=self.args.bf16):
                 return label_logits(model, rest, labels_BL, only=self.label_only_logits)
 
         logits_KV = forward()
