@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from anchors import reference_images
-from bench import Bench, items_of
+from bench import Bench, new_images
 from tune import Tuned
 
 from textanchor.analysis.bands import (
@@ -34,7 +34,7 @@ class Ablation:
         self.bench, self.bands, self.bands_hash, self.update = bench, bands, bands_hash, update
         settings = bench.settings.ablation
         self.retained = bench.suites(bench.settings.retained, settings.num_items)
-        self.suites = [*self.retained, *bench.suites([bench.new_source(update.task)], settings.num_new_items)]
+        self.suites = [*self.retained, *bench.suites([update.task], settings.num_new_items)]
         self.base = copy.deepcopy(projector_module(bench.parts))
         self.projector = TunedProjector.of(bench.parts, update.projector, drift_inputs(bench, update.task))
         self.drift_ND = self.projector.drift()
@@ -113,7 +113,7 @@ def drift_inputs(bench: Bench, task: str) -> list[torch.Tensor]:
     """What enters the projector on held-out images, half of them of the references and half of the new task."""
     reference = bench.settings.reference
     number = reference.num_drift_images
-    own = items_of(bench.new_source(task), split="validation", num_items=number)
+    own = new_images(bench.settings, task, number)
     new = [open_image(item.image) for item in own if item.image is not None]
     images = [*reference_images(bench, number, skip=reference.num_images), *new]
     return projector_inputs(bench.parts, bench.processor, images)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import near_task
 import torch
 from settings import Settings
 
@@ -69,16 +68,6 @@ class Bench:
         suites = load_suites(list(names), num_items=num_items, seed=self.settings.seed)
         return [replace(suite, blind=False) if isinstance(suite, ClosedSuite) else suite for suite in suites]
 
-    def new_source(self, task: str) -> str:
-        """A new task as `items_of` and `suites` take it; the one that is drawn here is written first."""
-        if task != near_task.NAME:
-            return task
-        folder = self.work / "tasks" / task
-        tunings = (self.settings.ablation, self.settings.lora)
-        seeds = tuple(sorted({seed for stage in tunings for seed in stage.seeds}))
-        near_task.write_task(folder, num_training=max(stage.tuning.num_images for stage in tunings), seeds=seeds)
-        return f"folder:{folder}"
-
     def rows(self, suites: Sequence[AbstractSuite]) -> Rows:
         """Scores of the model as it is now."""
         rows: Rows = {suite.name: {} for suite in suites}
@@ -113,6 +102,18 @@ def items_of(source: str, *, split: str, num_items: int, seed: int = 0) -> list[
     if len(items) < num_items:
         raise DataError(f"{source}: {len(items)} items with an image in split {split!r}, {num_items} are needed")
     return items[:num_items]
+
+
+def new_images(settings: Settings, source: str, num_images: int) -> list[Item]:
+    """Validation items of a new task, none of which shows an image of the references."""
+    known = {item.image_id for item in reference_items(settings, settings.reference.num_images)}
+    count = num_images
+    while True:
+        items = items_of(source, split="validation", num_items=count)
+        apart = [item for item in items if item.image_id not in known]
+        if len(apart) >= num_images:
+            return apart[:num_images]
+        count += num_images - len(apart)
 
 
 def reference_items(settings: Settings, num_items: int, *, skip: int = 0) -> list[Item]:

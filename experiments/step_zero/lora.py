@@ -38,7 +38,7 @@ class LoraAblation:
         assert isinstance(texts, TextSuite)
         self.suites = [
             *bench.suites(bench.settings.retained, settings.num_items),
-            *bench.suites([bench.new_source(update.task)], settings.num_new_items),
+            *bench.suites([update.task], settings.num_new_items),
             replace(texts, max_tokens=settings.max_tokens),
         ]
         parameters = dict(bench.model.named_parameters())

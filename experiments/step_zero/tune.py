@@ -99,11 +99,9 @@ def _config(bench: Bench, tuning: Tuning, task: str, seed: int, output: Path) ->
         rank = tuning.lora_rank
         language_model = {"train": "lora", "learning_rate": tuning.lora_learning_rate, "rank": rank}
         language_model["alpha"] = 2.0 * rank  # so that the update is 2 B A
-    kind, _, folder = bench.new_source(task).partition(":")
-    data = {"path": f"{folder}/train-{seed}.json"} if folder else {"task": kind, "num_images": tuning.num_images}
     values = {
         "model": bench.settings.model,
-        "data": data,
+        "data": {"task": task, "num_images": tuning.num_images},
         "output": str(output),
         "method": {"name": "full"},
         "parts": {

@@ -4,7 +4,9 @@ import pytest
 
 from textanchor.data.digits import DIGIT_WORDS
 from textanchor.data.items import open_image
+from textanchor.data.scenes import COLORS
 from textanchor.data.tasks import TASKS, load_conversations, load_items
+from textanchor.data.teams import TEAMS
 from textanchor.data.texts import load_texts
 from textanchor.data.words import WORDS
 from textanchor.errors import ConfigError
@@ -66,3 +68,13 @@ def test_shipped_texts_have_apart_topics_and_are_small():
     assert len(test) == 160
     assert not {row.prompt for row in train} & {row.prompt for row in test}
     assert all(row.text.strip() for row in train + test)
+
+
+def test_teams_follow_from_the_color_of_the_one_object_of_a_shape():
+    items = load_items("team", split="test", num_items=40)
+    for item in items:
+        shape = item.question.removeprefix("Which team does a").removeprefix("n").split()[0]
+        (name,) = [name for name in item.objects if name.split()[1] == shape]
+        assert item.answer == TEAMS[name.split()[0]]
+    assert {item.answer for item in items} == set(TEAMS.values())
+    assert len(set(TEAMS.values())) == len(COLORS)

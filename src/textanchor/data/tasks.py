@@ -17,6 +17,7 @@ from textanchor.data.items import Conversation, Item, Turn
 from textanchor.data.photographs import photograph_item
 from textanchor.data.scene_questions import SCENE_TASKS, ask
 from textanchor.data.scenes import COLORS, SHAPES, draw_scene
+from textanchor.data.teams import team_item
 from textanchor.data.words import word_item
 from textanchor.errors import ConfigError
 
@@ -63,6 +64,10 @@ def _word_items(split: Split, seed: int) -> Iterator[Item]:
     return (word_item(word_seed) for word_seed in drawn_seeds(split, seed))
 
 
+def _team_items(split: Split, seed: int) -> Iterator[Item]:
+    return (item for scene_seed in drawn_seeds(split, seed) if (item := team_item(scene_seed)) is not None)
+
+
 def _photograph_items(split: Split, seed: int) -> Iterator[Item]:
     return (photograph_item(photo_seed) for photo_seed in drawn_seeds(split, seed))
 
@@ -82,6 +87,7 @@ TASKS: dict[str, Callable[[Split, int], Iterator[Item]]] = {
     "easy_vqa": _easy_vqa_items,
     "digits": _digit_items,
     "words": _word_items,
+    "team": _team_items,
     "photograph": _photograph_items,
 }
 

@@ -29,6 +29,7 @@ SUITES: dict[str, str] = {
     "digits": _CLOSED,
     "words": _CLOSED,
     "photograph": _CLOSED,
+    "team": _CLOSED,
     "pope_scenes": f"{_SUITES}.pope:pope_scenes",
     "chair_scenes": f"{_SUITES}.captions:chair_scenes",
     "text": f"{_SUITES}.text:text_suite",
