@@ -4,9 +4,10 @@
 
 The embedded model answers 64 items of each of the eight tasks by candidate log-likelihood and reads 40 held-out texts:
 in float32, with its language model in bfloat16 autocast (`EvaluationOptions.autocast`), and with all of its weights in
-bfloat16 and in float16. Vision tower outputs are computed before, as in a run. The formats take turns, so that other
-work on the machine meets all alike, and seconds are medians over the repeats. A format whose answers are not those of
-float32 for every item is not one to compare float32 scores with, however fast it is.
+bfloat16; --formats adds float16, which processors without products in it compute several times slower. Vision tower
+outputs are computed before, as in a run. The formats take turns, so that other work on the machine meets all alike, and
+seconds are medians over the repeats. A format whose answers are not those of float32 for every item is not one to
+compare float32 scores with, however fast it is.
 """
 
 import argparse
@@ -54,10 +55,13 @@ class Pass:
         return evaluate(self.model, self.processor, self.suites, options=self.options, progress=False)
 
 
-def passes(suites: Sequence[AbstractSuite]) -> tuple[dict[str, Pass], dict[str, list[Score]], dict[str, str]]:
+def passes(
+    suites: Sequence[AbstractSuite], formats: Sequence[str]
+) -> tuple[dict[str, Pass], dict[str, list[Score]], dict[str, str]]:
     """By format the pass and its rows, and of formats that cannot be computed here the error; all run once."""
     ready, rows, failed = {}, {}, {}
-    for name, (dtype, autocast) in FORMATS.items():
+    for name in formats:
+        dtype, autocast = FORMATS[name]
         model, processor = load_vlm("embedded", dtype=dtype)
         made = Pass(model, processor, suites, EvaluationOptions(autocast=autocast, tower_cache=TowerCache()))
         try:
@@ -111,13 +115,15 @@ def main() -> int:
     parser.add_argument("--num-items", type=int, default=64, help="items of each task")
     parser.add_argument("--num-texts", type=int, default=40, help="held-out texts")
     parser.add_argument("--repeats", type=int, default=5, help="timed passes of each format")
+    usual = [name for name in FORMATS if name != "float16"]
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=usual, help="float32 always goes along")
     parser.add_argument("--num-threads", type=int, default=len(os.sched_getaffinity(0)), help="all cores by default")
     chosen = parser.parse_args()
     load = os.getloadavg()[0]
     torch.set_num_threads(chosen.num_threads)
     suites = [load_suite(task, num_items=chosen.num_items, blind=False) for task in EIGHT_TASKS]
     suites.append(load_suite("text", num_items=chosen.num_texts))
-    ready, rows, failed = passes(suites)
+    ready, rows, failed = passes(suites, list(dict.fromkeys([REFERENCE, *chosen.formats])))
     seconds = timed(ready, chosen.repeats)
     found: dict[str, Any] = {}
     for name, runs in seconds.items():

@@ -120,6 +120,44 @@ def crossed_interval(
     return Interval(float(values_SI.mean(axis=0) @ shares_I), float(low), float(high))
 
 
+def stratified_mean(strata: Sequence[np.ndarray]) -> float:
+    """Mean of the strata's means, each stratum with the same weight."""
+    return float(np.mean([values_B.mean() for values_B in strata]))
+
+
+def sign_flip_p(strata: Sequence[np.ndarray], *, num_draws: int = 2**16, seed: int = 0) -> float:
+    """One-sided p-value of a stratified mean above zero, were every block as likely to have the other sign.
+
+    All sign patterns where there are at most `num_draws`, otherwise as many random ones, the observed one among them
+    (Phipson and Smyth 2010). DataError where a stratum is empty or a value is not finite.
+    """
+    if not strata or any(values_B.size == 0 or not np.isfinite(values_B).all() for values_B in strata):
+        raise DataError("a sign-flip test needs at least one finite difference in every stratum")
+    shares_B = np.concatenate([values_B / (values_B.size * len(strata)) for values_B in strata])
+    observed = shares_B.sum()
+    if 2**shares_B.size <= num_draws:
+        patterns_DB = (np.arange(2**shares_B.size)[:, None] >> np.arange(shares_B.size)) & 1
+        return float((_flipped(patterns_DB, shares_B) >= observed - 1e-12 * np.abs(shares_B).sum()).mean())
+    rng = np.random.default_rng(seed)
+    patterns_DB = rng.integers(2, size=(num_draws - 1, shares_B.size))
+    num_as_large = int((_flipped(patterns_DB, shares_B) >= observed - 1e-12 * np.abs(shares_B).sum()).sum())
+    return (num_as_large + 1) / num_draws
+
+
+def _flipped(patterns_DB: np.ndarray, shares_B: np.ndarray) -> np.ndarray:
+    return (1 - 2 * patterns_DB) @ shares_B
+
+
+def stratified_interval(
+    strata: Sequence[np.ndarray], *, level: float = 0.95, num_draws: int = 2000, seed: int = 0
+) -> Interval:
+    """The stratified mean with its percentile bootstrap interval; blocks are drawn within their stratum."""
+    rng = np.random.default_rng(seed)
+    draws_TD = [v[rng.integers(v.size, size=(num_draws, v.size))].mean(axis=1) for v in strata]
+    low, high = np.quantile(np.mean(draws_TD, axis=0), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(stratified_mean(strata), float(low), float(high))
+
+
 def place_at_level(levels: Sequence[float], level: float) -> tuple[int, float] | None:
     """Where a curve first reaches `level`: the index of the point before it and the share of the way to the next one.
 
