@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from helpers.comparison_records import record
+from helpers.comparison_records import entry, record
 from textanchor.errors import DataError
 from textanchor.experiment.columns import pack_flags, pack_numbers, unpack_flags, unpack_numbers
 from textanchor.experiment.reading.headroom import headroom
