@@ -22,6 +22,7 @@ from textanchor.experiment.columns import unpack_numbers
 from textanchor.experiment.command import Outcome, compare
 from textanchor.experiment.results import Results
 from textanchor.experiment.run import run_cell
+from textanchor.holds import plan_holds
 from textanchor.records import RunRecord
 from textanchor.training.adapt import adapt
 
@@ -129,6 +130,31 @@ def test_anchors_are_fitted_once_and_shared_with_equal_results(tmp_path: Path, m
         assert ours["change_norm"] == pytest.approx(own["change_norm"], rel=1e-5)  # saved moments are rounded
     rules = {(row["part"], row["rule"]): row["largest_weight_leak"] for row in shared.extra["audit"]}
     assert all(leak < 1e-5 for leak in rules.values() if leak is not None)
+
+
+def test_runs_that_hold_the_same_share_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {"mode": "inputs", "kept_fraction": 0.3}
+    method = {"name": "app", "language_model": held, "num_texts": 8}
+    arms = {
+        "app": {"set": {"method": method}, "learning_rates": [1, 0.5]},
+        "more": {"set": {"method": method | {"language_model": held | {"kept_fraction": 0.5}}}},
+    }
+    cells, bench = cells_of(tmp_path, arms=arms), Bench(load_tiny, anchors=tmp_path / "anchors")
+    first, slower, more = (cell for cell in cells if cell.seed == cells[0].seed)
+    alone = run_cell(slower, Bench(load_tiny))
+    made = []
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        made.append(arguments)
+        return plan_holds(*arguments, **options)
+
+    monkeypatch.setattr("textanchor.methods.app.plan_holds", noted)
+    run_cell(first, bench)
+    shared = run_cell(slower, bench)
+    assert len(made) == 1
+    assert shared.extra["curve"] == alone.extra["curve"]
+    run_cell(more, bench)
+    assert len(made) == 2
 
 
 def test_a_method_that_splits_the_base_weights_does_not_harm_the_next_run(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from textanchor.training.config import PartsConfig
 from textanchor.training.hf import AnchorCallback
 from textanchor.training.method import AbstractMethod, Attachment, Needs
 from textanchor.training.session import Session
+from textanchor.training.trainable import trained_parameters
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import VLMParts
 
@@ -205,10 +206,22 @@ class AnchorPreservingProjection(AbstractMethod):
         saved = session.workspace / "plan"
         if session.is_resumed:
             return HoldPlan.load(saved, session.model)
-        plan = plan_holds(session.parts, self._anchor(session), self._filters())
+        plan = self._made(session) if session.anchors is None else self._shared(session, session.anchors)
         if session.config.training.save_steps is not None:
             plan.save(saved, overwrite=True)
         return plan
+
+    def _made(self, session: Session) -> HoldPlan:
+        return plan_holds(session.parts, self._anchor(session), self._filters())
+
+    def _shared(self, session: Session, folder: Path) -> HoldPlan:
+        """The plan of an earlier run of an equal base that trains and holds the same: decompositions take a while."""
+        held = {name: to_dict(filters) for name, filters in self._filters().items()}
+        asked = [self._asked(session), str(self.anchor), held, sorted(trained_parameters(session.model))]
+        kept = folder / f"plan-{sha256_of_json(asked)}"
+        if not kept.exists():
+            self._made(session).save(kept)
+        return HoldPlan.load(kept, session.model)
 
     def _anchor(self, session: Session) -> Anchor:
         if self.anchor is not None:
@@ -218,17 +231,20 @@ class AnchorPreservingProjection(AbstractMethod):
                     f"{self.anchor}: this anchor was fitted on another model than {session.config.model}; fit one on it"
                 )
             return anchor
-        linears, texts = self._text_linears(session.parts), read_texts(self.texts, self.num_texts)
         if session.anchors is None:
-            return self._fitted(session, texts, linears)
-        asked = [session.model_hash, texts, linears, self._takes_images, to_dict(self.reference), self._bases()]
-        kept = session.anchors / sha256_of_json(asked)
+            return self._fitted(session)
+        kept = session.anchors / f"anchor-{sha256_of_json(self._asked(session))}"
         if not kept.exists():
-            self._fitted(session, texts, linears).save(kept)
+            self._fitted(session).save(kept)
         return Anchor.load(kept)
 
-    def _fitted(self, session: Session, texts: list[str], linears: list[str]) -> Anchor:
-        bases = self._bases()
+    def _asked(self, session: Session) -> list[Any]:
+        """What decides the anchor."""
+        linears, texts = self._text_linears(session.parts), read_texts(self.texts, self.num_texts)
+        return [session.model_hash, texts, linears, self._takes_images, to_dict(self.reference), self._bases()]
+
+    def _fitted(self, session: Session) -> Anchor:
+        linears, texts, bases = self._text_linears(session.parts), read_texts(self.texts, self.num_texts), self._bases()
         images = self.reference.for_anchor() if self._takes_images and self.reference is not None else None
         asks = self.reference is not None and REFERENCE_SENSITIVITY in bases
         with Progress(transient=True) as progress:

@@ -29,7 +29,7 @@ class Session:
     hashes: Mapping[str, str] = field(default_factory=dict)
     """Of `model` before the run and of the `data`, as run.json holds them."""
     anchors: Path | None = None
-    """Folder in which runs of equal models keep fitted anchors for one another; None where a run is alone."""
+    """Folder in which runs of equal models keep anchors and plans for one another; None where a run is alone."""
 
     @property
     def model(self) -> nn.Module:
