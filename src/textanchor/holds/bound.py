@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from textanchor.holds.linear import Block, HeldLinear, matrix, matrix_blocks
+from textanchor.holds.linear import Block, HeldLinear, laid_out, matrix, matrix_blocks
 from textanchor.holds.precision import precise, unrounded
 from textanchor.holds.rules import Reference, change_coordinates, damp_, share_factor
 from textanchor.holds.sharding import gathered, write_back
@@ -42,6 +42,7 @@ class BoundLinear:
 
     def with_reference(self, values: Tensor, *, is_full: bool) -> Self:
         """The same rule against these reference values: all of X0, or its coordinates."""
+        values = laid_out(values, self.linear.side) if is_full else values
         return replace(self, reference=Reference(values.to(self.tensors[0].device), is_full))
 
     def at_start(self) -> Self:
@@ -77,12 +78,10 @@ class BoundLinear:
     def apply(self, lr: float) -> None:
         """The rule of this linear, once, after a step of size lr; inside `unrounded`."""
         config, whole = self.linear.config, self.gathered()
-        if config.hold == "exact":
-            whole._damp(0.0)
+        if config.hold == "share":
+            whole._share()
         else:
-            factor = self.linear.factor_of_decay(lr) if config.hold == "decay" else whole.share_factor()
-            if factor < 1.0:
-                whole._damp(factor)
+            whole._damp(0.0 if config.hold == "exact" else self.linear.factor_of_decay(lr))
         if config.norm_cap is not None:
             whole._cap_norm(config.norm_cap)
         self._write(whole)
@@ -121,23 +120,30 @@ class BoundLinear:
                 start_RD = torch.zeros_like(x_RD) if base_RD is None else base_RD.to(x_RD)
                 write_block(block, torch.lerp(start_RD, x_RD, factor))
 
-    def share_factor(self) -> float:
-        """The c of `share` for the change as it is now."""
+    def _share(self) -> None:
+        """Damp the change as far as `share` asks: one pass over X to measure it, one to damp it."""
         assert self.linear.config.share is not None
-        energies_K, total = torch.zeros_like(self.subspace.gains_K, dtype=self._precise), 0.0
-        for _, x_RD, reference_R in self.rows(self._start, self._working):
-            coordinates_RK = change_coordinates(x_RD, reference_R, self.is_full, self.subspace)
-            change_RD = x_RD if reference_R is None else x_RD - reference_R.to(x_RD)
-            energies_K += self._energies(coordinates_RK)
-            total += float(self._energies(change_RD).sum())
-        return share_factor(energies_K, total, self.subspace, self.linear.config.share)
+        energies_K, energies, changes = torch.zeros_like(self.subspace.gains_K, dtype=self._precise), [], []
+        gram_rr = self._gram_rr(self._working)
+        for _, x_RD, base_RD in self.rows(self._start, self._working):
+            change_RD = x_RD if base_RD is None else x_RD - base_RD.to(x_RD)
+            changes.append(change_RD @ self.subspace.directions_DK)
+            energies_K += column_energies(changes[-1], gram_rr)
+            energies.append(column_energies(change_RD, gram_rr).sum())
+        energy = float(torch.stack(energies).sum(dtype=self._precise))
+        factor = share_factor(energies_K, energy, self.subspace, self.linear.config.share)
+        if factor < 1.0:
+            rows = self.rows(self._start, self._working)
+            for (block, x_RD, base_RD), change_RK in zip(rows, changes, strict=True):
+                damp_(x_RD, base_RD, self.is_full, self.subspace, factor, change_RK)
+                write_block(block, x_RD)
 
-    def _energies(self, x_RK: Tensor) -> Tensor:
-        """Energy of each column of the change, when `x_RK` are columns of the change of X."""
+    def _gram_rr(self, dtype: torch.dtype) -> Tensor | None:
+        """Gram matrix of the scaled cofactor of LoRA, by which rows of X weigh; None for a weight, where it is 1."""
         if not self.linear.is_lora:
-            return x_RK.square().sum(0)
-        cofactor_rR = self._cofactor_rR(x_RK.dtype)
-        return self.linear.scaling**2 * (x_RK * (cofactor_rR @ cofactor_rR.T @ x_RK)).sum(0)
+            return None
+        cofactor_rR = self._cofactor_rR(dtype)
+        return self.linear.scaling**2 * (cofactor_rR @ cofactor_rR.T)
 
     def _cofactor_rR(self, dtype: torch.dtype) -> Tensor:
         a_rI, b_Or = self.parameters
@@ -145,7 +151,7 @@ class BoundLinear:
 
     def protected_norm(self) -> float:
         """||P_out Delta P_in||_F as it is now."""
-        energy = 0.0
+        energy, gram_rr = 0.0, self._gram_rr(self._precise)
         for _, x_RD, reference_R in self.rows(self._start, self._precise):
             if self.subspace.complement:
                 change_RD = x_RD if reference_R is None else x_RD - reference_R.to(x_RD)
@@ -153,7 +159,7 @@ class BoundLinear:
             else:
                 part = change_coordinates(x_RD, reference_R, self.is_full, self.subspace)
                 part = part * self.subspace.gains_K.to(part)
-            energy += float(self._energies(part).sum())
+            energy += float(column_energies(part, gram_rr).sum())
         return energy**0.5
 
     def change_norm(self) -> float | None:
@@ -161,9 +167,10 @@ class BoundLinear:
         base = self.whole_base()
         if base is None and not self.linear.is_lora:
             return None
-        energy = 0.0
+        energy, gram_rr = 0.0, self._gram_rr(self._precise)
         for _, x_RD, base_RD in self.rows(base, self._precise):
-            energy += float(self._energies(x_RD if base_RD is None else x_RD - base_RD.to(x_RD)).sum())
+            change_RD = x_RD if base_RD is None else x_RD - base_RD.to(x_RD)
+            energy += float(column_energies(change_RD, gram_rr).sum())
         return energy**0.5
 
     def change(self) -> Tensor | None:
@@ -182,6 +189,11 @@ class BoundLinear:
         if self.reference is not None and self.reference.is_full:
             return self.reference.values
         return None if self.linear.base is None else self.linear.base.to(self.tensors[0].device)
+
+
+def column_energies(change_RK: Tensor, gram_rr: Tensor | None) -> Tensor:
+    """(K,) energy of the columns of a change of X, whose rows `gram_rr` weighs where they are the rank of LoRA."""
+    return (change_RK * (change_RK if gram_rr is None else gram_rr @ change_RK)).sum(0)
 
 
 def write_block(block: Block, values_RD: Tensor) -> None:

@@ -62,13 +62,14 @@ class CoupledLinear(BoundLinear):
             write_block(block, x_RD.addmm_(less_RK, self.subspace.directions_DK.T, alpha=-1))
             start += len(x_RD)
 
-    def share_factor(self) -> float:
-        """The c of `share` for the change as it is now."""
+    def _share(self) -> None:
         assert self.across is not None and self.linear.config.share is not None
         total = self.change_norm()
         assert total is not None  # share keeps all of X0
         energies_JK = self._coordinates().square()
-        return pair_share_factor(energies_JK, total**2, self.across, self.subspace, self.linear.config.share)
+        factor = pair_share_factor(energies_JK, total**2, self.across, self.subspace, self.linear.config.share)
+        if factor < 1.0:
+            self._damp(factor)
 
     def protected_norm(self) -> float:
         """||P_out Delta P_in||_F as it is now."""

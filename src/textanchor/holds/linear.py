@@ -7,7 +7,7 @@ Notable:
 - mode coupling filters both ends: X is that of the inputs, and `across` filters the outputs, which are the index of its
   rows.
 
-Shape legend: R rows of X, D width of the filtered space.
+Shape legend: R rows of X, D width of the filtered space, O outputs, I inputs of the weight (and the bias).
 """
 
 from collections.abc import Iterator, Mapping
@@ -139,5 +139,11 @@ def matrix_blocks(tensors: tuple[Tensor, ...], side: Side, is_lora: bool) -> Ite
 
 
 def matrix(tensors: tuple[Tensor, ...], side: Side) -> Tensor:
-    """A copy of X of a weight and its bias."""
-    return torch.cat([torch.cat(block, dim=1) for block in matrix_blocks(tensors, side, is_lora=False)])
+    """A copy of X of a weight and its bias, laid out as X is."""
+    columns_OI = torch.cat([tensor.reshape(len(tensor), -1) for tensor in tensors], dim=1)
+    return columns_OI if side == "in" else columns_OI.T
+
+
+def laid_out(x_RD: Tensor, side: Side) -> Tensor:
+    """The same values in the order in memory of X, a transposed weight for outputs: to subtract across it is slow."""
+    return x_RD.contiguous() if side == "in" else x_RD.T.contiguous().T

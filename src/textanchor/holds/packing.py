@@ -8,7 +8,7 @@ from torch import Tensor
 from textanchor.config import from_dict, to_dict
 from textanchor.holds.entries import HeldProjector, HeldTensor
 from textanchor.holds.filter import FilterConfig
-from textanchor.holds.linear import HeldLinear
+from textanchor.holds.linear import HeldLinear, laid_out
 from textanchor.holds.rules import Reference
 from textanchor.spectral import Subspace
 
@@ -65,7 +65,8 @@ def unpack(values: dict[str, Any], stored: dict[str, Tensor]) -> dict[str, Any]:
     def linear(entry: dict[str, Any]) -> HeldLinear:
         is_full, reference = entry["is_full"], None
         if is_full is not None:
-            reference = Reference(stored[f"{REFERENCE}/{entry['name']}"], is_full)
+            values = stored[f"{REFERENCE}/{entry['name']}"]
+            reference = Reference(laid_out(values, entry["side"]) if is_full else values, is_full)
         return HeldLinear(
             **{key: entry[key] for key in SIMPLE},
             tensors=tuple(entry["tensors"]),

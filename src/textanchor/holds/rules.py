@@ -45,20 +45,27 @@ class Reference:
         return cls(u_RJ.T @ (x_RD.to(v_DK) @ v_DK), is_full=False)
 
 
-def damp_(x_RD: Tensor, reference_R: Tensor | None, is_full: bool, subspace: Subspace, factor: float) -> None:
+def damp_(
+    x_RD: Tensor,
+    reference_R: Tensor | None,
+    is_full: bool,
+    subspace: Subspace,
+    factor: float,
+    change_RK: Tensor | None = None,
+) -> None:
     """Damp each direction i of the change of X in place by factor ** p_i; `reference_R` None is X0 = 0.
 
-    `reference_R` holds the rows of X0 (`is_full`) or their coordinates. A complement needs all of X0.
+    `reference_R` holds the rows of X0 (`is_full`) or their coordinates. A complement needs all of X0. `change_RK` are
+    the coordinates of the change, where they are known already.
     """
     directions_DK, gains_K = subspace.directions_DK.to(x_RD), subspace.gains_K.to(x_RD)
+    if change_RK is None:
+        change_RK = change_coordinates(x_RD, reference_R, is_full, subspace)
     if subspace.complement:
         base_RD = torch.zeros_like(x_RD) if reference_R is None else reference_R.to(x_RD)
-        change_RD = x_RD - base_RD
-        coordinates_RK = (change_RD @ directions_DK) * (factor ** (1 - gains_K) - factor)
-        x_RD.copy_(base_RD.add(change_RD, alpha=factor)).addmm_(coordinates_RK, directions_DK.T)
+        x_RD.lerp_(base_RD, 1 - factor).addmm_(change_RK * (factor ** (1 - gains_K) - factor), directions_DK.T)
         return
-    coordinates_RK = change_coordinates(x_RD, reference_R, is_full, subspace)
-    x_RD.addmm_(coordinates_RK * (1 - factor**gains_K), directions_DK.T, alpha=-1)
+    x_RD.addmm_(change_RK * (1 - factor**gains_K), directions_DK.T, alpha=-1)
 
 
 def change_coordinates(x_RD: Tensor, reference_R: Tensor | None, is_full: bool, subspace: Subspace) -> Tensor:
@@ -109,24 +116,25 @@ def cap_factor(
     directions with p = 0, which are free: sum_i p_i c^(2 p_i) e_i <= share^2 (sum p_i / n_free) e_free. At 1 an
     isotropic change passes, 0 is `exact`.
     """
+    energies_K, protections_K = energies_K.cpu(), protections_K.cpu()  # not a transfer for each step of the bisection
     outside_energy = max(total_energy - float(energies_K.sum()), 0.0)
     outside_count = num_directions - len(energies_K)
-    protections = torch.cat([protections_K, energies_K.new_tensor([outside])])
+    protections = torch.cat([protections_K, protections_K.new_tensor([outside])]).to(energies_K)
     energies = torch.cat([energies_K, energies_K.new_tensor([outside_energy])])
     counts = torch.cat([torch.ones_like(energies_K), energies_K.new_tensor([outside_count])])
     is_free = protections == 0
-    isotropic = float((protections * counts).sum() / counts[is_free].sum() * energies[is_free].sum())
-    cap = share**2 * isotropic
+    free = is_free.to(energies)
+    cap = share**2 * float((protections @ counts) / (free @ counts) * (free @ energies))
 
     def protected_energy(factor: float) -> float:
-        return float((protections * factor ** (2 * protections) * energies)[~is_free].sum())
+        return float((protections * factor ** (2 * protections)) @ energies)
 
-    largest = protected_energy(1.0)
+    largest = float(protections @ energies)
     if largest <= cap * (1 + CAP_TOLERANCE) ** 2:
         return 1.0
     if cap == 0:
         return 0.0
-    if bool((protections[~is_free] == 1).all()):
+    if bool((is_free | (protections == 1)).all()):
         return math.sqrt(cap / largest)
     low, high = 0.0, 1.0
     for _ in range(NUM_BISECTIONS):
