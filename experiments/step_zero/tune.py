@@ -112,6 +112,8 @@ def _config(bench: Bench, tuning: Tuning, task: str, seed: int, output: Path) ->
             "max_steps": tuning.steps,
             "batch_size": tuning.batch_size,
             "seed": seed,
+            "precision": "bfloat16",
+            "cast_once": True,
             "cache_features": True,
         },
         "export": "plain" if tuning.lora_learning_rate is None else "peft",
