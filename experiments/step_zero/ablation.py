@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from anchors import reference_images
-from bench import Bench, new_images
+from bench import Bench, guess_nats, new_images
 from tune import Tuned
 
 from textanchor.analysis.bands import (
@@ -34,7 +34,8 @@ class Ablation:
         self.bench, self.bands, self.bands_hash, self.update = bench, bands, bands_hash, update
         settings = bench.settings.ablation
         self.retained = bench.suites(bench.settings.retained, settings.num_items)
-        self.suites = [*self.retained, *bench.suites([update.task], settings.num_new_items)]
+        (new,) = bench.suites([update.task], settings.num_new_items)
+        self.suites, self.guess_nats = [*self.retained, new], guess_nats(new)
         self.base = copy.deepcopy(projector_module(bench.parts))
         self.projector = TunedProjector.of(bench.parts, update.projector, drift_inputs(bench, update.task))
         self.drift_ND = self.projector.drift()

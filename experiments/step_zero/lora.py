@@ -7,7 +7,7 @@ from typing import Any
 
 from ablation import base_rows
 from anchors import language_bands
-from bench import Bench
+from bench import Bench, guess_nats
 from torch import Tensor
 from tune import Tuned
 
@@ -35,10 +35,12 @@ class LoraAblation:
         self.bench, self.language, self.update = bench, language, update
         settings = bench.settings.lora
         (texts,) = bench.suites(["text"], settings.num_texts)
+        (new,) = bench.suites([update.task], settings.num_new_items)
+        self.guess_nats = guess_nats(new)
         assert isinstance(texts, TextSuite)
         self.suites = [
             *bench.suites(bench.settings.retained, settings.num_items),
-            *bench.suites([update.task], settings.num_new_items),
+            new,
             replace(texts, max_tokens=settings.max_tokens),
         ]
         parameters = dict(bench.model.named_parameters())

@@ -77,20 +77,22 @@ class StepZero:
         bands = output_bands(self.bench)
         for update in self._updates(settings.tuning, settings.seeds):
             ablation = Ablation(self.bench, *bands, update)
-            self._save("ablation", update, ablation.conditions(), drift_energy=ablation.drift_energy)
+            facts = {"drift_energy": ablation.drift_energy, "guess_nats": ablation.guess_nats}
+            self._save("ablation", update, ablation.conditions(), **facts)
 
     def lora(self) -> None:
         """(c) One record for each update of projector and language model."""
         settings, language = self.bench.settings.lora, LanguageBands(self.bench)
         for update in self._updates(settings.tuning, settings.seeds):
-            self._save("lora", update, LoraAblation(self.bench, language, update).conditions())
+            ablation = LoraAblation(self.bench, language, update)
+            self._save("lora", update, ablation.conditions(), guess_nats=ablation.guess_nats)
 
     def _updates(self, tuning: Tuning, seeds: Sequence[int]):
         for seed in seeds:
             for task in self.bench.settings.new_tasks:
                 yield tuned(self.bench, tuning, task, seed, self.store)
 
-    def _save(self, stage: str, update: Tuned | None, conditions: list[dict[str, Any]], **facts: float) -> None:
+    def _save(self, stage: str, update: Tuned | None, conditions: list[dict[str, Any]], **facts: float | None) -> None:
         settings = self.bench.settings
         name = f"{stage}-{update.name}" if update else stage
         extra: dict[str, Any] = {"stage": stage, "model": settings.name, "retained": self._retained(), **facts}

@@ -109,6 +109,7 @@ def run_cell(cell: Cell, bench: Bench) -> RunRecord:
             },
             "identity": cell.identity(),
             "items": start.suites.items(),
+            "guess_nats": start.suites.guess_nats(),
             "text_tokens": [int(count) for count in start.text["num_tokens"]],
             "curve": curve,
             **extra,

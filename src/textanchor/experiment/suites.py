@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import log
+from statistics import fmean
 from typing import Any
 
 from torch import nn
@@ -82,6 +84,16 @@ class Suites:
             found[suite.name] = {"validation": ids[:count], "test": ids[count:]}
         return found
 
+    def guess_nats(self) -> dict[str, dict[str, float]]:
+        """Mean choice_nats of an even guess among the choices of each task and split; without tasks that have none."""
+        found = {}
+        for suite in self.tasks:
+            count = self.num_validation[suite.name]
+            splits = {"validation": suite.items[:count], "test": suite.items[count:]}
+            if all(item.choices for item in suite.items):
+                found[suite.name] = {name: fmean(log(len(i.choices)) for i in own) for name, own in splits.items()}
+        return found
+
     def score_tasks(self, model: nn.Module, processor: Any) -> list[Score]:
         """Rows of all tasks."""
         return evaluate(model, processor, self.tasks, options=self.options, progress=False)
@@ -104,15 +116,16 @@ def columns_of(rows: Sequence[Score], metrics: Mapping[str, str]) -> Columns:
             values.setdefault(row.suite, {}).setdefault(metrics[row.metric], []).append(row.value)
     return {
         suite: {
-            name: pack_numbers(column) if name == "gold_nats" else pack_flags(column) for name, column in found.items()
+            name: pack_numbers(column) if name.endswith("_nats") else pack_flags(column)
+            for name, column in found.items()
         }
         for suite, found in values.items()
     }
 
 
 def task_columns(rows: Sequence[Score]) -> Columns:
-    """gold_nats, and correct where there are choices, of each task."""
-    return columns_of(rows, {"gold_nats": "gold_nats", "correct": "correct"})
+    """gold_nats, and choice_nats and correct where there are choices, of each task."""
+    return columns_of(rows, {name: name for name in ("gold_nats", "choice_nats", "correct")})
 
 
 def text_columns(rows: Sequence[Score]) -> dict[str, list[float]]:

@@ -1,7 +1,7 @@
 """Curves compared where they have learned equally much, with configurations chosen on other items than those scored.
 
-Learning is a share: 1 is the largest gain in the new task's gold nats that any configuration of the task reached, mean
-over seeds, chosen on the validation items. Curves are linear between scored points and end at their ends.
+Learning is a share: 1 is the largest gain (`Curve.gain`) that any configuration of the task reached, mean over seeds,
+chosen on the validation items. Curves are linear between scored points and end at their ends.
 """
 
 from collections.abc import Mapping, Sequence

@@ -17,6 +17,8 @@ from textanchor.records import RunRecord
 INTERPOLATED = "+wise_ft"
 """Ends the name of the arm that an arm's weights on the way back to the base make."""
 SPLITS = ("validation", "test")
+UNPACKED = {"gold_nats": unpack_numbers, "choice_nats": unpack_numbers, "correct": unpack_flags}
+"""Column of a task -> how it is read."""
 
 
 @dataclass(frozen=True, order=True)
@@ -45,6 +47,10 @@ class Curve:
     retained: tuple[str, ...]
     nats: dict[tuple[str, str], np.ndarray]
     """(task, split) -> (S, P, I) cross-entropy of the gold answer."""
+    choice_nats: dict[tuple[str, str], np.ndarray]
+    """The same among the choices alone; without tasks that have no choices."""
+    guess_nats: dict[tuple[str, str], float]
+    """(task, split) -> what an even guess among the choices costs."""
     correct: dict[tuple[str, str], np.ndarray]
     """The same, 1 where the most likely choice is gold; without tasks that have no choices."""
     text: np.ndarray | None
@@ -53,9 +59,17 @@ class Curve:
     """(task, "strict" or "lenient") -> (S, 2, I) right free answers before and after; empty where none were asked."""
 
     def gain(self, split: str) -> np.ndarray:
-        """(P,) nats that the new task's gold answer has become cheaper, mean over seeds and items."""
-        mean_P = self.nats[self.new, split].mean(axis=(0, 2))
-        return mean_P[0] - mean_P
+        """(P,) nats that were learned, mean over seeds and items.
+
+        By how much the answers among the choices are better than an even guess, 0 while they are not, so that learning
+        which words answers consist of counts for nothing; of a task without choices the fall of the gold answer's nats.
+        """
+        key = self.new, split
+        if key not in self.choice_nats:
+            mean_P = self.nats[key].mean(axis=(0, 2))
+            return mean_P[0] - mean_P
+        known_P = np.maximum(self.guess_nats[key] - self.choice_nats[key].mean(axis=(0, 2)), 0)
+        return known_P - known_P[0]
 
     def accuracy(self, split: str) -> np.ndarray | None:
         """(P,) accuracy on the new task."""
@@ -92,6 +106,8 @@ class Curve:
             self.new,
             self.retained,
             {key: value[rows] for key, value in self.nats.items()},
+            {key: value[rows] for key, value in self.choice_nats.items()},
+            self.guess_nats,
             {key: value[rows] for key, value in self.correct.items()},
             None if self.text is None else self.text[rows],
             {key: value[rows] for key, value in self.free.items()},
@@ -140,15 +156,14 @@ def _curve(task: str, configuration: Configuration, runs: Sequence[RunRecord], a
     if len(places) > 1:
         raise DataError(f"{runs[0].name}: its seeds were scored at different steps; run them with one matrix")
     cell = runs[0].extra["cell"]
-    nats: dict[tuple[str, str], np.ndarray] = {}
-    correct: dict[tuple[str, str], np.ndarray] = {}
+    found: dict[str, dict[tuple[str, str], np.ndarray]] = {name: {} for name in UNPACKED}
     for name, items in runs[0].extra["items"].items():
         count = len(items["validation"])
-        for metric, unpack, columns in (("gold_nats", unpack_numbers, nats), ("correct", unpack_flags, correct)):
+        for metric, unpack in UNPACKED.items():
             if metric in entries[0][0]["tasks"][name]:
-                values = [[unpack(entry["tasks"][name][metric]) for entry in found] for found in entries]
+                values = [[unpack(entry["tasks"][name][metric]) for entry in own] for own in entries]
                 for split in SPLITS:
-                    columns[name, split] = np.array([[part(v, count, split) for v in found] for found in values])
+                    found[metric][name, split] = np.array([[part(v, count, split) for v in own] for own in values])
     return Curve(
         task=task,
         configuration=configuration,
@@ -157,8 +172,14 @@ def _curve(task: str, configuration: Configuration, runs: Sequence[RunRecord], a
         places=places.pop(),
         new=cell["new"],
         retained=tuple(cell["retained"]),
-        nats=nats,
-        correct=correct,
+        nats=found["gold_nats"],
+        choice_nats=found["choice_nats"],
+        guess_nats={
+            (name, split): nats
+            for name, by_split in runs[0].extra.get("guess_nats", {}).items()
+            for split, nats in by_split.items()
+        },
+        correct=found["correct"],
         text=_text(entries, sum(runs[0].extra["text_tokens"])) if cell["trains_language"] else None,
         free=_free(runs) if axis == "step" else {},
     )

@@ -61,6 +61,14 @@ class UpdateDraws:
         """(B,) mean of the new task's items."""
         return _means(self.task, self._rows[key][self.task][metric])
 
+    def learned(self, key: Key) -> np.ndarray:
+        """(B,) nats by which the new task's answers beat an even guess among its choices, 0 while they do not.
+
+        In records that do not say what a guess costs, the gold answer's nats with the other sign.
+        """
+        guess = self.record.extra.get("guess_nats")
+        return -self.new(key) if guess is None else np.maximum(guess - self.new(key, "choice_nats"), 0)
+
     def text(self, key: Key) -> np.ndarray:
         """(B,) nats per token of the texts."""
         rows = self._rows[key][TEXT]
@@ -82,9 +90,9 @@ class UpdateDraws:
     def beyond_front(self, key: Key, what: Kept = "retained") -> np.ndarray:
         """(B,) nats that WiSE-FT pays more for the same learning; NaN where its front does not reach it."""
         if (key, what) not in self._beyond:
-            learned_BC = np.stack([-self.new(point) for point in self.front], 1)
+            learned_BC = np.stack([self.learned(point) for point in self.front], 1)
             kept_BC = np.stack([self.kept(point, what) for point in self.front], 1)
-            pairs = zip(learned_BC, kept_BC, -self.new(key), self.kept(key, what), strict=True)
+            pairs = zip(learned_BC, kept_BC, self.learned(key), self.kept(key, what), strict=True)
             values = [_at(learned_C, kept_C, level) - kept for learned_C, kept_C, level, kept in pairs]
             self._beyond[key, what] = np.array(values)
         return self._beyond[key, what]

@@ -31,13 +31,13 @@ class Effect:
     num_directions: float | None
     """Mean over updates, and over linears where there are several."""
     lost: Interval
-    """Nats of the new task, against the tuned model."""
+    """Nats of what was learned (`UpdateDraws.learned`), the tuned model against this."""
     regained: Interval
     """Nats of the retained tasks, the tuned model against this."""
     new_accuracy: float
     old_accuracy: float
     lost_against_random: Interval | None
-    """Nats of the new task, against the mean of the random draws."""
+    """The same, less the mean of the random draws."""
     regained_against_random: Interval | None
     beyond_front: Interval | None
     """Nats of the retained tasks, WiSE-FT at equal learning against this."""
@@ -56,7 +56,7 @@ def effect(updates: Sequence[UpdateDraws], kind: str, band: str, extent: float) 
     def against_random(value: Callable[[UpdateDraws, Key], np.ndarray]) -> Interval | None:
         return over_updates(matched, lambda update: minus_random(update, key, value))
 
-    lost = over_updates(own, lambda update: update.new(key) - update.new(TUNED))
+    lost = over_updates(own, lambda update: update.learned(TUNED) - update.learned(key))
     regained = over_updates(own, lambda update: update.old(TUNED) - update.old(key))
     assert lost is not None and regained is not None
     return Effect(
@@ -68,7 +68,7 @@ def effect(updates: Sequence[UpdateDraws], kind: str, band: str, extent: float) 
         regained=regained,
         new_accuracy=_accuracy(update.new(key, "correct")[0] for update in own),
         old_accuracy=_accuracy(update.old(key, "correct")[0] for update in own),
-        lost_against_random=against_random(lambda update, k: update.new(k)),
+        lost_against_random=against_random(lambda update, k: -update.learned(k)),
         regained_against_random=against_random(lambda update, k: -update.old(k)),
         beyond_front=over_updates(own, lambda update: update.beyond_front(key)),
         beyond_random=against_random(lambda update, k: update.beyond_front(k)),
