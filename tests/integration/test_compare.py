@@ -1,5 +1,6 @@
 """A small comparison on a tiny LLaVA: records, resuming, failures, stale code, interpolation, restoring the base."""
 
+import math
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import yaml
 
 from helpers.tiny_llava import tiny_llava_with_processor
 from textanchor.errors import TextanchorError
+from textanchor.evaluation.registry import load_suite
 from textanchor.experiment import bench as bench_module
 from textanchor.experiment import command
 from textanchor.experiment.bench import Bench
@@ -107,6 +109,15 @@ def test_cells_with_one_base_share_it_unharmed(tmp_path: Path) -> None:
     assert loads == ["tiny"]
     for key in ("curve", "audit", "geometry", "drift", "loss"):
         assert together[1].extra[key] == alone.extra[key], key
+
+
+def test_a_record_says_what_an_even_guess_costs(tmp_path: Path) -> None:
+    cell = cells_of(tmp_path)[0]
+    record = run_cell(cell, Bench(load_tiny))
+    suite = load_suite(cell.suite, num_items=4, blind=False)
+    assert record.extra["guess_nats"][cell.suite]["test"] == pytest.approx(math.log(len(suite.items[0].choices)))
+    first = record.extra["curve"][0]["tasks"][cell.suite]
+    assert len(unpack_numbers(first["choice_nats"])) == len(unpack_numbers(first["gold_nats"]))
 
 
 def test_anchors_are_fitted_once_and_shared_with_equal_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,3 +179,23 @@ def test_more_seeds_that_agree_do_not_hide_seeds_that_differ() -> None:
     assert interval.high - interval.low == pytest.approx(2 * half, rel=0.15)
     with pytest.raises(DataError, match="finite"):
         crossed_interval(np.full((2, 2), np.nan), np.ones(2))
+
+
+def test_learning_the_words_of_answers_counts_for_nothing() -> None:
+    """Gold nats fall from the first step on; among the choices the answers beat a guess (1 nat) at the last two."""
+    run = record("plain", [(9.0, 0.1), (3.0, 0.1), (2.0, 0.1), (1.0, 0.1)])
+    for point, choice in zip(run.extra["curve"], (2.0, 1.5, 0.75, 0.5), strict=True):
+        point["tasks"]["digits"]["choice_nats"] = pack_numbers([choice, choice])
+    run.extra["guess_nats"] = {"digits": {"validation": 1.0, "test": 1.1}}
+    (curve,) = curves_of([run])
+    assert curve.gain("validation") == pytest.approx([0, 0, 0.25, 0.5])
+    assert curve.gain("test") == pytest.approx([0, 0, 0.35, 0.6])
+    assert curve.of_seeds([0]).gain("test") == pytest.approx([0, 0, 0.35, 0.6])
+
+
+def test_what_was_known_before_is_not_learned() -> None:
+    run = record("plain", [(9.0, 0.1), (3.0, 0.1)])
+    for point, choice in zip(run.extra["curve"], (0.6, 0.2), strict=True):
+        point["tasks"]["digits"]["choice_nats"] = pack_numbers([choice, choice])
+    run.extra["guess_nats"] = {"digits": {"validation": 1.0, "test": 1.0}}
+    assert curves_of([run])[0].gain("test") == pytest.approx([0, 0.4])

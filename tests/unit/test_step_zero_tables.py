@@ -59,6 +59,19 @@ def test_values_come_back() -> None:
     assert pack({"first": "a"}) == {"first": "a"}
 
 
+def test_what_is_learned_is_what_is_known_beyond_a_guess() -> None:
+    conditions = [
+        {"kind": "wise", "alpha": alpha, "rows": rows_of(9.0 - 8.0 * alpha, alpha)} for alpha in (0.0, 0.5, 1.0)
+    ]
+    for condition, choice in zip(conditions, (4.0, 2.0, 0.5), strict=True):
+        condition["rows"]["digits"]["choice_nats"] = [choice] * NUM_ITEMS
+    extra = {"retained": ["shape", "color"], "task": "digits", "conditions": [pack(c) for c in conditions]}
+    found = UpdateDraws(RunRecord(name="r", method="full", seed=0, extra=extra | {"guess_nats": 2.5}))
+    assert [float(found.learned(key)[0]) for key in found.front] == [0.0, 0.5, 2.0]
+    without = UpdateDraws(RunRecord(name="r", method="full", seed=0, extra=extra))
+    assert [float(without.learned(key)[0]) for key in without.front] == pytest.approx([-9.0, -5.0, -1.0], abs=1e-4)
+
+
 def test_what_is_beyond_the_front() -> None:
     records = [update(seed, text_top=(2.0, 0.3), on_front=(1.5, 0.75), random__0=(2.0, 0.6), random__1=(2.0, 0.5))
                for seed in range(3)]  # fmt: skip

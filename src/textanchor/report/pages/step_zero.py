@@ -154,7 +154,7 @@ def _figure(
 ) -> Figure:
     def point(key: Key) -> tuple[float, float]:
         own = [update for update in updates if key in update.conditions]
-        return float(np.mean([u.new(key)[0] for u in own])), float(np.mean([kept(u, key)[0] for u in own]))
+        return float(np.mean([u.learned(key)[0] for u in own])), float(np.mean([kept(u, key)[0] for u in own]))
 
     front = [(f"WiSE-FT, {fixed(key[1], 2)} of the way to the tuned model", point(key)) for key in updates[0].front]
     lines = [
@@ -172,14 +172,14 @@ def _figure(
     chart = line_chart(
         lines,
         title=f"{task}: {label}",
-        description=f"{label} against the new task's nats per item; a point below the front of WiSE-FT keeps more.",
-        x=Axis(label=f"new task {task}, nats per item"),
+        description=f"{label} against what was learned; a point below the front of WiSE-FT keeps more.",
+        x=Axis(label=f"learned of {task}, nats per item"),
         y=Axis(label=label),
     )
     what = label.partition(",")[0]
-    note = "Left is learned, down is kept: a mark below the line keeps more than WiSE-FT at equal learning."
+    note = "Right is learned, down is kept: a mark below the line keeps more than WiSE-FT at equal learning."
     return Figure(
-        title=f"{task}: {what}", note=note, chart=chart, table=Table(["Band", "Removed share", "New task", label], rows)
+        title=f"{task}: {what}", note=note, chart=chart, table=Table(["Band", "Removed share", "Learned", label], rows)
     )
 
 
@@ -191,7 +191,7 @@ def _line(
     marks: str = "all",
     end_label: str = "",
 ) -> Line:
-    notes = tuple(f"{name}: new {fixed(x, 3)}, kept {fixed(y, 3)} nats" for name, (x, y) in points)
+    notes = tuple(f"{name}: learned {fixed(x, 3)}, kept {fixed(y, 3)} nats" for name, (x, y) in points)
     places = tuple(at for _, at in points)
     return Line(style=look, points=places, notes=notes, kind=kind, marks=marks, end_label=end_label)
 

@@ -159,7 +159,14 @@ def _effects(kind: str, effects: Sequence[Effect], with_text: Sequence[UpdateDra
             key = (kind, found.band, found.extent)
             row.append(nats(over_updates(with_text, lambda update, key=key: update.text(key) - update.text(TUNED))))
         rows.append(row)
-    header = ["Band", EXTENT[kind], "Updates", "Directions", "New, nats lost [95 %]", "Retained, nats regained [95 %]"]
+    header = [
+        "Band",
+        EXTENT[kind],
+        "Updates",
+        "Directions",
+        "Learned, nats lost [95 %]",
+        "Retained, nats regained [95 %]",
+    ]
     header += ["New, accuracy", "Retained, accuracy"] + (["Text, nats per token more"] if with_text else [])
     note = (
         f"{WHAT[kind]}: what that costs the new task and gives back to the retained ones, against the tuned model; "
