@@ -1,7 +1,7 @@
 """The part of an evaluation's folder that is committed as evidence: the record without its rows, and the summary.
 
-    textanchor evaluate embedded --suite all-offline --out DIR --no-cache
-    python experiments/evaluation_record/cut.py DIR docs/evidence/evaluation/NAME.json
+textanchor evaluate embedded --suite all-offline --out DIR --no-cache
+python experiments/evaluation_record/cut.py DIR docs/evidence/evaluation/NAME.json
 """
 
 import json
