@@ -206,8 +206,8 @@ def test_the_page_draws_the_front_and_every_band_of_each_task() -> None:
     elements = read_html(section.body)
     assert len([svg for svg in of_tag(elements, "svg") if svg.attributes.get("class") == "chart"]) == 1
     tips = {tip.text for tip in of_tag(elements, "title")}
-    assert "text_top, 50.0% removed: learned −2.000, kept 0.300 nats" in tips
-    assert "WiSE-FT, 0.50 of the way to the tuned model: new 2.000, kept 0.500 nats" in tips
+    assert "text_top, 50.0% removed: learned \u22122.000, kept 0.300 nats" in tips
+    assert "WiSE-FT, 0.50 of the way to the tuned model: learned \u22122.000, kept 0.500 nats" in tips
     labels = {label.text for label in of_tag(elements, "text") if label.attributes.get("class") == "end-label"}
     assert labels == {"base", "tuned"}
     (legend,) = (found for found in of_tag(elements, "ul") if found.attributes.get("class") == "legend")
