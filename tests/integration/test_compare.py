@@ -95,7 +95,8 @@ def test_it_runs_every_cell_once_and_the_records_say_everything(
     assert run(matrix, out).num_done == 4
 
 
-def test_cells_with_one_base_share_it_unharmed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "language_model"), [("float32", "lora"), ("bfloat16", "frozen")])
+def test_cells_with_one_base_share_it_unharmed(precision: str, language_model: str, tmp_path: Path) -> None:
     """A cell that runs after others gives what it gives alone, and the model is loaded once."""
     loads: list[str] = []
 
@@ -103,7 +104,10 @@ def test_cells_with_one_base_share_it_unharmed(tmp_path: Path) -> None:
         loads.append(name)
         return load_tiny(name)
 
-    cells, bench = cells_of(tmp_path), Bench(load)
+    defaults = MATRIX["defaults"] | {"training": MATRIX["defaults"]["training"] | {"precision": precision}}
+    if language_model == "frozen":
+        defaults["parts"] = MATRIX["defaults"]["parts"] | {"language_model": {"train": "frozen"}}
+    cells, bench = cells_of(tmp_path, defaults=defaults), Bench(load)
     together = [run_cell(cell, bench) for cell in cells[:2]]
     alone = run_cell(cells[1], Bench(load_tiny))
     assert loads == ["tiny"]

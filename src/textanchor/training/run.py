@@ -133,6 +133,8 @@ class TrainingRun:
             self.trainer.train(resume_from_checkpoint=None if self.checkpoint is None else str(self.checkpoint))
         # with precision bfloat16 accelerate leaves its autocast around the model's forward, and audits need float32
         self.trainer.accelerator.unwrap_model(self.session.model, keep_fp32_wrapper=False)
+        # else a next run of the same model object would not be wrapped, and silently train in float32
+        vars(self.session.model).pop("_is_accelerate_prepared", None)
         if self.attachment.finish is not None:
             self.attachment.finish()
 
