@@ -9,8 +9,9 @@ import torch
 from helpers.tiny_runs import picture
 from helpers.tiny_sessions import session
 from textanchor.errors import ConfigError, DataError
-from textanchor.methods.app import ReferenceImages, read_texts
+from textanchor.methods.app import DEFAULT_FILTERS, AnchorPreservingProjection, ReferenceImages, read_texts
 from textanchor.methods.l2sp import L2SP
+from textanchor.training.config import PartConfig, PartsConfig
 from textanchor.training.method import load_method
 from textanchor.training.trainable import trained_parameters
 
@@ -38,6 +39,17 @@ def test_l2sp_is_half_the_squared_distance_of_the_merged_weights(tmp_path: Path)
     assert term.item() == pytest.approx(0.3 * (distance - tied), rel=1e-5)
 
 
+def test_app_that_names_no_part_holds_both_by_default() -> None:
+    reference = {"task": "shape", "num_images": 2}
+    default, named = (load_method({"name": "app", "reference": reference, **o}) for o in ({}, {"projector": HELD}))
+    assert isinstance(default, AnchorPreservingProjection) and isinstance(named, AnchorPreservingProjection)
+    assert {"projector": default.projector, "language_model": default.language_model} == DEFAULT_FILTERS
+    assert default.needs == "reference images"
+    assert named.language_model is None
+    with pytest.raises(ConfigError, match="names no part holds both: name the one that trains"):
+        default.check_parts(PartsConfig(projector=PartConfig(train="full"), language_model=PartConfig(train="frozen")))
+
+
 HELD = {"mode": "inputs", "kept_fraction": 0.1}
 TEXT_HELD = {"mode": "outputs", "num_kept": 4}
 
@@ -45,7 +57,7 @@ TEXT_HELD = {"mode": "outputs", "num_kept": 4}
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, "holds nothing"),
+        ({}, "add reference"),
         ({"projector": HELD}, "add reference"),
         ({"projector": TEXT_HELD, "anchor": "a", "num_texts": 3}, "no effect beside a saved anchor"),
         ({"projector": TEXT_HELD, "num_texts": 0}, "num_texts must be at least 1"),

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from textanchor.config import to_dict
-from textanchor.holds import FilterConfig
 from textanchor.training.config import AdaptConfig, DataConfig, PartConfig, PartsConfig, TrainingConfig
 
 NewTask = Literal["words", "digits"]
@@ -26,10 +24,6 @@ class DemoConfig:
     projector_learning_rate: float = 5e-4
     lora_learning_rate: float = 3e-4
     lora_rank: int = 8
-    projector_kept: float = 0.2
-    """Share of the projector linears' input directions that is held."""
-    language_kept: float = 0.4
-    """Share of the language model linears' text-input directions that is held."""
     num_reference_images: int = 300
     """Unlabelled drawn scenes, from which the projector's input directions are taken."""
     num_anchor_texts: int = 40
@@ -46,18 +40,10 @@ class DemoConfig:
     num_captions: int = 24
     num_texts: int = 40
 
-    def filters(self) -> dict[str, FilterConfig]:
-        """What `app` holds."""
-        kept = {"projector": self.projector_kept, "language_model": self.language_kept}
-        return {
-            part: FilterConfig(mode="inputs", hold="exact", kept_fraction=fraction) for part, fraction in kept.items()
-        }
-
     def adapt_config(self, name: str, output: Path, *, anchor: Path) -> AdaptConfig:
         """The run called `name`, LLaVA's usual recipe: projector in full, LoRA on the language model."""
-        held = {part: to_dict(chosen) for part, chosen in self.filters().items()}
         probed = {"task": "caption", "num_images": self.num_reference_images}  # the saved anchor has seen none of them
-        app = {**held, "anchor": str(anchor), "reference": probed}
+        app = {"anchor": str(anchor), "reference": probed}  # holds what app holds by default
         method = {"name": name, **(app if name == "app" else {})}
         return AdaptConfig(
             model="embedded",

@@ -27,6 +27,7 @@ from textanchor.evaluation.suite import EvaluationOptions
 from textanchor.evaluation.suites.closed import ClosedSuite
 from textanchor.files import require_free_directory, write_json
 from textanchor.holds import Anchor, FilterConfig, HoldPlan, fit_anchor, plan_holds
+from textanchor.methods.app import DEFAULT_FILTERS
 from textanchor.records import RunRecord, Score, environment, memory_cost
 from textanchor.report.build import build_report
 from textanchor.training.adapt import adapt
@@ -116,7 +117,7 @@ class Demo:
         model, processor = load_embedded()
         steps = log_spaced_steps(self.config.max_steps, self.config.num_points)
         scorer = CheckpointScorer(steps[1:], self._point)
-        drift = DriftInAnchor(steps, self.anchor, self.config.filters())
+        drift = DriftInAnchor(steps, self.anchor, DEFAULT_FILTERS)
         result = adapt(config, model=model, processor=processor, callbacks=[scorer, drift], features=self.features)
         self.say(str(result.audit))
         rows = self.suites.score(result.model, processor)

@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 
 NUM_PROBE_IMAGES = 8
 """Further reference images, on which the audit measures the function leak: the anchor is not fitted on them."""
+DEFAULT_FILTERS = {
+    "projector": FilterConfig(mode="inputs", kept_fraction=0.2),
+    "language_model": FilterConfig(mode="inputs", kept_fraction=0.4),
+}
+"""What is held where neither part is named: the form that the evidence has left standing (docs/method.md)."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -112,9 +117,9 @@ class AnchorPreservingProjection(AbstractMethod):
     """
 
     projector: FilterConfig | None = None
-    """What is held of the projector; it is free where this is left out."""
+    """What is held of the projector; it is free where this is left out, unless language_model is too."""
     language_model: FilterConfig | None = None
-    """What is held of the language model; it is free where this is left out."""
+    """What is held of the language model; where both are left out, both are held by `DEFAULT_FILTERS`."""
     texts: Path | None = None
     """Texts of the anchor: a .txt file with one on each line, or JSON rows with `text`; ours where it is left out."""
     num_texts: int | None = None
@@ -127,7 +132,8 @@ class AnchorPreservingProjection(AbstractMethod):
 
     def __post_init__(self) -> None:
         if self.projector is None and self.language_model is None:
-            raise ConfigError("method app holds nothing; give it projector, language_model or both, each with a filter")
+            for part, held in DEFAULT_FILTERS.items():
+                object.__setattr__(self, part, held)
         for part, held in self._filters().items():
             require_part(held, part)
         if self.anchor is not None and (self.texts or self.num_texts):
@@ -178,7 +184,8 @@ class AnchorPreservingProjection(AbstractMethod):
         for name in self._filters():
             if name not in parts.trained():
                 raise ConfigError(
-                    f"method.{name} holds a part that parts.{name}.train: frozen does not train; remove it"
+                    f"method.{name} holds a part that parts.{name}.train: frozen does not train; remove it (app that "
+                    "names no part holds both: name the one that trains)"
                 )
 
     def make_adapter(self, targets: "AdapterTargets") -> "nn.Module":
