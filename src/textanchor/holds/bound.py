@@ -1,7 +1,8 @@
 """A held linear bound to the parameters of a model: its rule applied in place, and what has moved.
 
-It works in place and in blocks of rows, so that no second matrix of the weight's size is made at each step (`share` keeps
-the coordinates of one linear until it has seen all blocks), and in the precision of the filter; audits sum in float64. Sharded parameters are gathered first; see `sharding.py`.
+It works in place and in blocks of rows, so that no second matrix of the weight's size is made at each step (`share`
+keeps the coordinates of one linear until it has seen all blocks), and in the precision of the filter; what has moved is
+summed in float64. Sharded parameters are gathered first; see `sharding.py`.
 
 Shape legend: R rows of X (see `linear.py`), D width of the filtered space, K directions of the filter, r rank of LoRA.
 """
