@@ -142,11 +142,12 @@ def test_parts_anchors_and_linears_that_do_not_fit_are_refused() -> None:
         anchor.plan(linear, "in", num_kep=3)
 
 
-def test_lora_and_full_weights_resolve_to_the_names_of_the_plain_model() -> None:
+@pytest.mark.parametrize("also", [(), BOTH], ids=["apart", "overlapping targets"])
+def test_lora_and_full_weights_resolve_to_the_names_of_the_plain_model(also: tuple[str, ...]) -> None:
     parts = trained_in_full("projector")
     model = get_peft_model(
         parts.model,  # pyright: ignore[reportArgumentType]
-        LoraConfig(r=2, target_modules=list(parts.text_linears()), modules_to_save=["multi_modal_projector"]),
+        LoraConfig(r=2, target_modules=[*parts.text_linears(), *also], modules_to_save=["multi_modal_projector"]),
     )
     wrapped = find_parts(model)
     plan = plan_for(wrapped, mode="inputs")
