@@ -72,6 +72,21 @@ def test_what_is_learned_is_what_is_known_beyond_a_guess() -> None:
     assert [float(without.learned(key)[0]) for key in without.front] == pytest.approx([-9.0, -5.0, -1.0], abs=1e-4)
 
 
+def test_an_update_that_learned_nothing_is_shown_and_left_out() -> None:
+    def tuned_to(choice: float, seed: int) -> RunRecord:
+        record = update(seed, text_top=(2.0, 0.3), random__0=(2.0, 0.6))
+        for condition in record.extra["conditions"]:
+            nats = {("wise", 0.0): 4.0}.get((condition["kind"], condition.get("alpha")), choice)
+            condition["rows"]["digits"]["choice_nats"] = " ".join([str(nats)] * NUM_ITEMS)
+        return RunRecord(name="r", method="full", seed=seed, extra=record.extra | {"guess_nats": 2.3})
+
+    ends, *others = tables_of([tuned_to(1.0, 0), tuned_to(2.25, 1)])
+    assert [row[1] for row in ends.rows] == ["1.300", "0.050"]
+    effects = next(table for table in others if table.title.endswith("removal"))
+    assert {row[2] for row in effects.rows} == {"1"}
+    assert len(tables_of([tuned_to(2.25, 1)])) == 1
+
+
 def test_what_is_beyond_the_front() -> None:
     records = [update(seed, text_top=(2.0, 0.3), on_front=(1.5, 0.75), random__0=(2.0, 0.6), random__1=(2.0, 0.5))
                for seed in range(3)]  # fmt: skip
@@ -194,8 +209,8 @@ def test_tables_of_an_update() -> None:
     lines = markdown_tables(tables).splitlines()
     assert lines[0] == f"### {tables[0].title}" and lines[2] == tables[0].note
     assert lines[4:6] == [
-        "| Update | New, before | New, after | Retained, before | Retained, after | Energy of the drift |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| Update | Learned | New, before | New, after | Retained, before | Retained, after | Energy of the drift |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
 
 

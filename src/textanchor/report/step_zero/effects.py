@@ -16,6 +16,15 @@ BASE: Key = ("wise", 0.0)
 IDENTITY, INPUTS = "identity", "inputs_"
 
 
+LEAST_LEARNED = 0.1
+"""Nats beyond an even guess; an update that learned less cannot tell what a removal costs."""
+
+
+def learners(updates: Sequence[UpdateDraws]) -> list[UpdateDraws]:
+    """The updates that learned their task; all whose records do not say what a guess costs."""
+    return [u for u in updates if "guess_nats" not in u.record.extra or u.learned(TUNED)[0] >= LEAST_LEARNED]
+
+
 def is_random(band: str) -> bool:
     """Whether a band is a draw of the control."""
     return "random:" in band

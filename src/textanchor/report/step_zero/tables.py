@@ -7,7 +7,17 @@ from textanchor.records import RunRecord
 from textanchor.report.numbers import ABSENT, NO_BREAK_SPACE, fixed, percent, signed
 from textanchor.report.page import Table
 from textanchor.report.step_zero.draws import Kept, UpdateDraws, over_updates
-from textanchor.report.step_zero.effects import BASE, SMALLEST_EFFECT, TUNED, Effect, decisions, effect, extents
+from textanchor.report.step_zero.effects import (
+    BASE,
+    LEAST_LEARNED,
+    SMALLEST_EFFECT,
+    TUNED,
+    Effect,
+    decisions,
+    effect,
+    extents,
+    learners,
+)
 from textanchor.report.step_zero.spectrum import spectrum_rows
 from textanchor.stats import Interval
 
@@ -60,7 +70,11 @@ def _stage(model: str, stage: str, records: Sequence[RunRecord]) -> StageTables:
 
 
 def _of_updates(updates: Sequence[UpdateDraws], *, has_text: bool) -> list[Table]:
-    tables = [_ends(updates, has_text), _decisions("decisions", updates, "retained")]
+    tables = [_ends(updates, has_text)]
+    updates = learners(updates)
+    if not updates:
+        return tables
+    tables += [_decisions("decisions", updates, "retained")]
     tables += [_decisions("decisions on plain text", updates, "text")] if has_text else []
     for kind in EXTENT:
         effects = [effect(updates, kind, band, amount) for band, amount in extents(updates, kind)]
@@ -122,7 +136,8 @@ def _ends(updates: Sequence[UpdateDraws], has_text: bool) -> Table:
     rows = []
     for update in updates:
         ends = (("base", 0.0) if ("base", 0.0) in update.conditions else BASE, TUNED)
-        cells = [f"{update.task}, seed {update.record.seed}"]
+        is_told = "guess_nats" in update.record.extra
+        cells = [f"{update.task}, seed {update.record.seed}", fixed(update.learned(TUNED)[0], 3) if is_told else ABSENT]
         for value in (update.new, update.old):
             cells += [f"{fixed(value(key)[0], 3)} ({percent(value(key, 'correct')[0])})" for key in ends]
         if has_text:
@@ -131,12 +146,16 @@ def _ends(updates: Sequence[UpdateDraws], has_text: bool) -> Table:
             drift = update.record.extra.get("drift_energy")  # the first records do not have it
             cells.append(ABSENT if drift is None else fixed(drift, 3))
         rows.append(cells)
-    header = ["Update", "New, before", "New, after", "Retained, before", "Retained, after"]
+    header = ["Update", "Learned", "New, before", "New, after", "Retained, before", "Retained, after"]
     header += ["Text, before", "Text, after"] if has_text else ["Energy of the drift"]
     note = "Cross-entropy of the right answer in nats per item (accuracy) of the base and of the tuned model" + (
-        "; text in nats per token."
+        "; text in nats per token. "
         if has_text
-        else "; the drift's energy is relative to that of the base projector's output."
+        else "; the drift's energy is relative to that of the base projector's output. "
+    )
+    note += (
+        "Learned is by how many nats the answers beat an even guess among the choices; an update below "
+        f"{LEAST_LEARNED:g} has not learned its task and is left out of what follows."
     )
     return Table(header, rows, "before and after", note)
 
