@@ -87,6 +87,23 @@ def test_an_update_that_learned_nothing_is_shown_and_left_out() -> None:
     assert len(tables_of([tuned_to(2.25, 1)])) == 1
 
 
+def test_text_is_told_of_updates_that_learned_nothing() -> None:
+    """Text costs 3 nats a token, 4 after tuning; the band gives all of it back and random directions half."""
+    record = update(0, inputs_top=(2.0, 0.3), inputs_random__0=(2.0, 0.6))
+    nats = {("wise", 0.0): 30.0, ("wise", 0.5): 34.0, ("wise", 1.0): 40.0, "inputs_top": 30.0, "inputs_random:0": 35.0}
+    for condition in record.extra["conditions"]:
+        text = nats[condition.get("band") or (condition["kind"], condition["alpha"])]
+        condition["rows"] |= {"text": {"nats": " ".join([str(text)] * 4), "num_tokens": "10 10 10 10"}}
+        condition["rows"]["digits"]["choice_nats"] = " ".join(["4"] * NUM_ITEMS)
+    extra = record.extra | {"stage": "lora", "guess_nats": 2.3}
+    ends, text = tables_of([RunRecord(name="r", method="full", seed=0, extra=extra)])
+    assert ends.rows[0][1] == "0.000"
+    assert text.title.endswith("plain text")
+    assert [row[2].split()[0] for row in text.rows] == ["0.000", "+0.500"]
+    assert [row[3].split()[0] for row in text.rows] == ["\u22120.500", ABSENT]
+    assert "+1.000" in text.note
+
+
 def test_what_is_beyond_the_front() -> None:
     records = [update(seed, text_top=(2.0, 0.3), on_front=(1.5, 0.75), random__0=(2.0, 0.6), random__1=(2.0, 0.5))
                for seed in range(3)]  # fmt: skip

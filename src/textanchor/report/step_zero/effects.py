@@ -100,6 +100,32 @@ def random_keys(update: UpdateDraws, kind: str, band: str, extent: float) -> lis
     return at_outputs
 
 
+@dataclass(frozen=True)
+class TextEffect:
+    """How far plain text is from the base with one form at one extent, whatever the updates learned."""
+
+    band: str
+    extent: float
+    more: Interval
+    """Nats per token more than the base's."""
+    against_random: Interval | None
+    """The same, less the mean of the random draws of the same extent."""
+
+
+def text_effects(updates: Sequence[UpdateDraws], kind: str) -> list[TextEffect]:
+    """One for every form at every extent."""
+    found = []
+    for band, extent in extents(updates, kind):
+        key = (kind, band, extent)
+        own = [update for update in updates if key in update.conditions]
+        drawn = [] if is_random(band) else [update for update in own if random_keys(update, *key)]
+        more = over_updates(own, lambda update, key=key: update.text(key) - update.text(BASE))
+        less = over_updates(drawn, lambda update, key=key: minus_random(update, key, lambda u, k: u.text(k)))
+        assert more is not None
+        found.append(TextEffect(band, extent, more, less))
+    return found
+
+
 def extents(updates: Sequence[UpdateDraws], kind: str) -> list[tuple[str, float]]:
     """Bands with their extents, in the order in which they were measured."""
     keys = dict.fromkeys(key for update in updates for key in update.conditions if key[0] == kind)

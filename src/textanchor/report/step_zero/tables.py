@@ -17,6 +17,7 @@ from textanchor.report.step_zero.effects import (
     effect,
     extents,
     learners,
+    text_effects,
 )
 from textanchor.report.step_zero.spectrum import spectrum_rows
 from textanchor.stats import Interval
@@ -70,7 +71,7 @@ def _stage(model: str, stage: str, records: Sequence[RunRecord]) -> StageTables:
 
 
 def _of_updates(updates: Sequence[UpdateDraws], *, has_text: bool) -> list[Table]:
-    tables = [_ends(updates, has_text)]
+    tables = [_ends(updates, has_text)] + ([_text(updates)] if has_text else [])
     updates = learners(updates)
     if not updates:
         return tables
@@ -158,6 +159,21 @@ def _ends(updates: Sequence[UpdateDraws], has_text: bool) -> Table:
         f"{LEAST_LEARNED:g} has not learned its task and is left out of what follows."
     )
     return Table(header, rows, "before and after", note)
+
+
+def _text(updates: Sequence[UpdateDraws]) -> Table:
+    rows = [
+        [found.band, f"{found.extent:g}", nats(found.more), nats(found.against_random)]
+        for found in text_effects(updates, "removal")
+    ]
+    tuned = over_updates(updates, lambda update: update.text(TUNED) - update.text(BASE))
+    note = (
+        "Nats per token of plain text more than the base's, with each band taken out of the update until the given "
+        f"share of its energy is gone; with nothing taken out {nats(tuned)}. All updates, whatever they learned."
+    )
+    return Table(
+        ["Band", "Removed share", "Text, nats more [95 %]", "The same, less random's"], rows, "plain text", note
+    )
 
 
 EXTENT = {"removal": "Removed share", "oracle": "Directions or fraction"}
