@@ -1,6 +1,9 @@
-"""Print the tables of step zero from a folder of its records: python experiments/step_zero/tables.py FOLDER"""
+"""Print the tables of step zero from a folder of its records, of all tasks or of one:
 
-import sys
+python experiments/step_zero/tables.py FOLDER [--task TASK]
+"""
+
+import argparse
 from pathlib import Path
 
 from textanchor.records import RunRecord
@@ -8,5 +11,11 @@ from textanchor.report.markdown import markdown_tables
 from textanchor.report.step_zero import step_zero_stages, step_zero_tables
 
 if __name__ == "__main__":
-    records = [RunRecord.load(path) for path in sorted(Path(sys.argv[1]).rglob("*.json"))]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--task", help="only the updates on this task")
+    chosen = parser.parse_args()
+    records = [RunRecord.load(path) for path in sorted(chosen.folder.rglob("*.json"))]
+    if chosen.task is not None:
+        records = [record for record in records if record.extra.get("task") == chosen.task]
     print(markdown_tables(step_zero_tables(step_zero_stages(records))))
