@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from anchors import reference_images
-from bench import Bench, guess_nats, new_images
+from bench import Bench, new_images
 from tune import Tuned
 
 from textanchor.analysis.bands import (
@@ -25,6 +25,7 @@ from textanchor.analysis.bands.directions import is_of_inputs
 from textanchor.analysis.bands.projector import TunedProjector, projector_inputs, projector_module
 from textanchor.data.items import open_image
 from textanchor.evaluation.suite import AbstractSuite
+from textanchor.evaluation.suites.closed import ClosedSuite, guess_nats
 
 
 class Ablation:
@@ -35,7 +36,8 @@ class Ablation:
         settings = bench.settings.ablation
         self.retained = bench.suites(bench.settings.retained, settings.num_items)
         (new,) = bench.suites([update.task], settings.num_new_items)
-        self.suites, self.guess_nats = [*self.retained, new], guess_nats(new)
+        self.suites = [*self.retained, new]
+        self.guess_nats = guess_nats(new.items if isinstance(new, ClosedSuite) else ())
         self.base = copy.deepcopy(projector_module(bench.parts))
         self.projector = TunedProjector.of(bench.parts, update.projector, drift_inputs(bench, update.task))
         self.drift_ND = self.projector.drift()

@@ -3,9 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import log
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -91,12 +89,6 @@ class Bench:
         whole = {"stage": stage, "condition": condition, "model": self.model_hash, "suites": hashes}
         whole |= {"autocast": self.settings.autocast, **key}
         return condition | self.cells.take(whole, compute)
-
-
-def guess_nats(suite: AbstractSuite) -> float | None:
-    """Mean cross-entropy of an even guess among the choices; None where an item has none."""
-    items = suite.items if isinstance(suite, ClosedSuite) else ()
-    return fmean(log(len(item.choices)) for item in items) if items and all(i.choices for i in items) else None
 
 
 def items_of(source: str, *, split: str, num_items: int, seed: int = 0) -> list[Item]:

@@ -7,12 +7,13 @@ from typing import Any
 
 from ablation import base_rows
 from anchors import language_bands
-from bench import Bench, guess_nats
+from bench import Bench
 from torch import Tensor
 from tune import Tuned
 
 from textanchor.analysis.bands import Bands, remove_share, weights_replaced
 from textanchor.analysis.bands.directions import IDENTITY
+from textanchor.evaluation.suites.closed import ClosedSuite, guess_nats
 from textanchor.evaluation.suites.text import TextSuite
 
 
@@ -36,7 +37,7 @@ class LoraAblation:
         settings = bench.settings.lora
         (texts,) = bench.suites(["text"], settings.num_texts)
         (new,) = bench.suites([update.task], settings.num_new_items)
-        self.guess_nats = guess_nats(new)
+        self.guess_nats = guess_nats(new.items if isinstance(new, ClosedSuite) else ())
         assert isinstance(texts, TextSuite)
         self.suites = [
             *bench.suites(bench.settings.retained, settings.num_items),

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log
-from statistics import fmean
 from typing import Any
 
 from torch import nn
@@ -12,7 +10,7 @@ from textanchor.errors import DataError
 from textanchor.evaluation.registry import load_suite
 from textanchor.evaluation.run import evaluate
 from textanchor.evaluation.suite import EvaluationOptions, suite_hash
-from textanchor.evaluation.suites.closed import ClosedSuite
+from textanchor.evaluation.suites.closed import ClosedSuite, guess_nats
 from textanchor.evaluation.suites.text import TextSuite
 from textanchor.experiment.columns import pack_flags, pack_numbers
 from textanchor.experiment.config import EvaluationConfig
@@ -86,12 +84,12 @@ class Suites:
 
     def guess_nats(self) -> dict[str, dict[str, float]]:
         """Mean choice_nats of an even guess among the choices of each task and split; without tasks that have none."""
-        found = {}
+        found: dict[str, dict[str, float]] = {}
         for suite in self.tasks:
             count = self.num_validation[suite.name]
-            splits = {"validation": suite.items[:count], "test": suite.items[count:]}
-            if all(item.choices for item in suite.items):
-                found[suite.name] = {name: fmean(log(len(i.choices)) for i in own) for name, own in splits.items()}
+            for split, items in (("validation", suite.items[:count]), ("test", suite.items[count:])):
+                if (nats := guess_nats(items)) is not None:
+                    found.setdefault(suite.name, {})[split] = nats
         return found
 
     def score_tasks(self, model: nn.Module, processor: Any) -> list[Score]:

@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import log
+from statistics import fmean
 from typing import Any, ClassVar, TypeVar
 
 from torch import nn
@@ -69,6 +71,13 @@ def closed_suite(
     """The first items of a task of `textanchor.data.tasks`, every kind of question and every answer equally often."""
     items = load_items(task, split=split, num_items=num_items, seed=seed, balanced=True)
     return ClosedSuite(name=task, items=tuple(items), blind=blind, free_answers=free_answers)
+
+
+def guess_nats(items: Sequence[Item]) -> float | None:
+    """Mean choice_nats of an even guess among the choices; None where there are no items, or one has no choices."""
+    if not items or not all(item.choices for item in items):
+        return None
+    return fmean(log(len(item.choices)) for item in items)
 
 
 def score_closed(
