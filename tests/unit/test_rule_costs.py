@@ -23,6 +23,7 @@ RULES: dict[str, dict[str, Any]] = {
     "decay outputs": {"side": "out", "hold": "decay"},
 }
 PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.addmm_.default)
+LINEARS = (torch.ops.mkldnn._linear_pointwise.default,)
 
 
 class Products(TorchDispatchMode):
@@ -36,6 +37,9 @@ class Products(TorchDispatchMode):
         if func in PRODUCTS:
             left, right = args[-2:]
             self.operations += 2 * left.shape[0] * left.shape[1] * right.shape[1]
+        if func in LINEARS:
+            left, right = args[:2]
+            self.operations += 2 * left.shape[0] * left.shape[1] * right.shape[0]
         return func(*args, **(kwargs or {}))
 
 

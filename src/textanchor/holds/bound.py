@@ -19,6 +19,7 @@ from textanchor.holds.precision import precise, unrounded
 from textanchor.holds.rules import Reference, change_coordinates, damp_, share_factor
 from textanchor.holds.sharding import gathered, write_back
 from textanchor.spectral import Subspace
+from textanchor.spectral.products import linear
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +129,7 @@ class BoundLinear:
         gram_rr = self._gram_rr(self._working)
         for _, x_RD, base_RD in self.rows(self._start, self._working):
             change_RD = x_RD if base_RD is None else x_RD - base_RD.to(x_RD)
-            changes.append(change_RD @ self.subspace.directions_DK)
+            changes.append(linear(change_RD, self.subspace.directions_DK.T))
             energies_K += column_energies(changes[-1], gram_rr)
             energies.append(column_energies(change_RD, gram_rr).sum())
         energy = float(torch.stack(energies).sum(dtype=self._precise))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from textanchor.holds.precision import precise
 from textanchor.spectral import Subspace
+from textanchor.spectral.products import linear
 
 CAP_TOLERANCE = 1e-6  # a part that exceeds its cap by rounding only is left as it is, so that the rule is idempotent
 NUM_BISECTIONS = 60
@@ -63,25 +64,25 @@ def damp_(
         change_RK = change_coordinates(x_RD, reference_R, is_full, subspace)
     if subspace.complement:
         base_RD = torch.zeros_like(x_RD) if reference_R is None else reference_R.to(x_RD)
-        x_RD.lerp_(base_RD, 1 - factor).addmm_(change_RK * (factor ** (1 - gains_K) - factor), directions_DK.T)
+        x_RD.lerp_(base_RD, 1 - factor).add_(linear(change_RK * (factor ** (1 - gains_K) - factor), directions_DK))
         return
-    x_RD.addmm_(change_RK * (1 - factor**gains_K), directions_DK.T, alpha=-1)
+    x_RD.sub_(linear(change_RK * (1 - factor**gains_K), directions_DK))
 
 
 def change_coordinates(x_RD: Tensor, reference_R: Tensor | None, is_full: bool, subspace: Subspace) -> Tensor:
     """(X - X0) V, as (R, K), in the type of X."""
     directions_DK = subspace.directions_DK.to(x_RD)
     if reference_R is None:
-        return x_RD @ directions_DK
+        return linear(x_RD, directions_DK.T)
     if is_full:
-        return (x_RD - reference_R.to(x_RD)) @ directions_DK
+        return linear(x_RD - reference_R.to(x_RD), directions_DK.T)
     if x_RD.dtype == reference_R.dtype:
-        return x_RD @ directions_DK - reference_R
+        return linear(x_RD, directions_DK.T) - reference_R
     # X V and X0 V nearly cancel: a product rounds by its longest sum, so that short ones are added up in float64
     change_RK = -reference_R.to(precise(x_RD.device))
     for start in range(0, x_RD.shape[1], SUMMED_AT_ONCE):
         piece = slice(start, start + SUMMED_AT_ONCE)
-        change_RK += x_RD[:, piece] @ directions_DK[piece]
+        change_RK += linear(x_RD[:, piece], directions_DK[piece].T)
     return change_RK.to(x_RD)
 
 

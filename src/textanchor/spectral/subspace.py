@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from textanchor.spectral.basis import Basis
+from textanchor.spectral.products import linear
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Subspace:
     def protected(self, x_RD: Tensor) -> Tensor:
         """x P, the protected part of each row, in the precision of x."""
         directions_DK = self.directions_DK.to(x_RD)
-        kept_RD = ((x_RD @ directions_DK) * self.gains_K.to(x_RD)) @ directions_DK.T
+        kept_RD = linear(linear(x_RD, directions_DK.T) * self.gains_K.to(x_RD), directions_DK)
         return x_RD - kept_RD if self.complement else kept_RD
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Subspace":

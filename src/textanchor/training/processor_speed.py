@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from textanchor.vlm.fast_linears import is_plain_linear
+
 SHORT = 256
 """Tokens up to which plain attention was the faster one, and its weights are small beside the other activations."""
 
@@ -35,9 +37,8 @@ def cast_once(model: nn.Module) -> Iterator[None]:
 
 
 def _is_frozen_linear(module: nn.Module) -> bool:
-    # one whose forward something else has replaced already (offloading) is left alone
-    plain = type(module) is nn.Linear and "forward" not in vars(module)
-    return plain and all(p.dtype == torch.float32 and not p.requires_grad for p in module.parameters())
+    frozen = all(p.dtype == torch.float32 and not p.requires_grad for p in module.parameters())
+    return is_plain_linear(module) and frozen
 
 
 def _cast_forward(linear: nn.Module) -> Callable[[Tensor], Tensor]:
