@@ -94,6 +94,12 @@ def decay_factor(lr: float, beta: float) -> float:
 def share_factor(energies_K: Tensor, total_energy: float, subspace: Subspace, share: float) -> float:
     """c of `share` for a filter on one side; `energies_K` are those of the change along its directions."""
     gains_K = subspace.gains_K
+    if subspace.is_hard:
+        along = float(gains_K.to(energies_K) @ energies_K)
+        protected = max(total_energy - along, 0.0) if subspace.complement else along
+        num_protected = subspace.num_protected
+        num_free = subspace.width - num_protected
+        return hard_cap_factor(protected, num_protected, max(total_energy - protected, 0.0), num_free, share)
     inside_K, outside = (1 - gains_K, 1.0) if subspace.complement else (gains_K, 0.0)
     return cap_factor(energies_K, inside_K, total_energy, outside, subspace.width, share)
 
@@ -105,6 +111,14 @@ def pair_share_factor(
     protections_JK = torch.outer(across.gains_K, subspace.gains_K)
     num_pairs = across.width * subspace.width
     return cap_factor(energies_JK.flatten(), protections_JK.flatten(), total_energy, 0.0, num_pairs, share)
+
+
+def hard_cap_factor(
+    protected_energy: float, num_protected: float, free_energy: float, num_free: float, share: float
+) -> float:
+    """`cap_factor` where every direction is protected whole or not at all, which has a closed form."""
+    cap = share**2 * num_protected / num_free * free_energy
+    return 1.0 if protected_energy <= cap * (1 + CAP_TOLERANCE) ** 2 else math.sqrt(cap / protected_energy)
 
 
 def cap_factor(

@@ -4,6 +4,7 @@ Shape legend: R rows that the filter acts on, D width, K directions.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -45,12 +46,12 @@ class Subspace:
         """Width D of the states."""
         return self.directions_DK.shape[0]
 
-    @property
+    @cached_property
     def is_hard(self) -> bool:
         """Whether every gain is 0 or 1, so that P is a projection."""
         return bool(((self.gains_K == 0) | (self.gains_K == 1)).all())
 
-    @property
+    @cached_property
     def num_protected(self) -> float:
         """Trace of P: the number of directions protected, weighted by their gains."""
         kept = float(self.gains_K.sum())
