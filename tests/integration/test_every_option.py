@@ -129,11 +129,19 @@ CASES: dict[str, Case] = {
         {"method": APP},
         {"method": {"name": "app", "projector": OUT, "anchor": "FOLDER/anchor"}},
     ),
+    "AnchorPreservingProjection.language_anchor": (
+        app(OUT, language_model=IN, reference=REFERENCE),
+        app(OUT, language_model=IN, reference=REFERENCE, language_anchor="text_and_images"),
+    ),
     "ReferenceImages.num_images": (
         app(IN, reference=REFERENCE),
         app(IN, reference=REFERENCE | {"num_images": 3}),
     ),
     "ReferenceImages.task": (app(IN, reference=REFERENCE), app(IN, reference=REFERENCE | {"task": "color"})),
+    "ReferenceImages.tasks": (
+        app(IN, reference=REFERENCE),
+        app(IN, reference={"tasks": ["existence", "color"], "num_images": 2}),
+    ),
     "ReferenceImages.folder": (
         app(IN, reference=REFERENCE),
         app(IN, reference={"folder": "FOLDER", "num_images": 2}),

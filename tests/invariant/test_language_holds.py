@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from PIL import Image
 from torch import Tensor
 
 from helpers.held_models import letter_texts, train, trained_parameters
@@ -12,6 +13,7 @@ from helpers.quantized import QUANTIZERS
 from helpers.tiny_chat import VOCAB, tiny_chat_model
 from textanchor.errors import HoldError
 from textanchor.holds import FilterConfig, attach, fit_anchor, plan_holds
+from textanchor.holds.prompts import prompt_inputs
 from textanchor.vlm.parts import VLMParts, find_parts
 
 NUM_TOKENS, WIDTH = 50, 64
@@ -71,6 +73,31 @@ def test_full_rank_hold_of_a_text_leaves_its_forward_pass_unchanged(is_lora: boo
     train(loss_on_other_tokens(parts), optimizer, steps=20)
     assert (states(other_BL) - before_other).abs().max() > 0.05
     assert (states(held_BL) - before).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("language_images", [False, True], ids=["texts alone", "images too"])
+def test_full_rank_hold_of_an_image_with_its_question_leaves_the_answer_unchanged(language_images: bool) -> None:
+    """By the same induction over what the language model receives of both; held on a text alone, the answer moves."""
+    parts, processor = text_parts(is_lora=True, **WIDER)
+    parts.model.double()
+    image, question = Image.new("RGB", (40, 40), "red"), "what is it"
+    asked = {"images": [image], "questions": [question], "language_images": True} if language_images else {}
+    anchor = fit_anchor(parts.model, processor, letter_texts(1, length=20), parts=parts, **asked)
+    plan = plan_holds(parts, anchor, {"language_model": EVERYTHING})
+    assert all(linear.subspace.num_protected < linear.subspace.width for linear in plan.linears)
+    plan.freeze()
+    inputs = prompt_inputs(parts, processor, [image], [question])
+
+    def answer() -> Tensor:
+        with torch.no_grad():
+            return parts.model(**inputs).logits[:, -1]
+
+    before = answer()
+    optimizer = torch.optim.AdamW(trained_parameters(parts), lr=1e-2, weight_decay=0.1)
+    attach(plan, optimizer)
+    train(loss_on_other_tokens(parts), optimizer, steps=20)
+    moved = float((answer() - before).abs().max())
+    assert moved < 1e-9 if language_images else moved > 1e-3
 
 
 def test_sinks_are_held_whatever_the_share_of_the_energy() -> None:

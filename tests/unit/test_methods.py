@@ -9,8 +9,9 @@ import torch
 from helpers.tiny_runs import picture
 from helpers.tiny_sessions import session
 from textanchor.errors import ConfigError, DataError
-from textanchor.methods.app import DEFAULT_FILTERS, AnchorPreservingProjection, ReferenceImages, read_texts
+from textanchor.methods.app import DEFAULT_FILTERS, AnchorPreservingProjection, read_texts
 from textanchor.methods.l2sp import L2SP
+from textanchor.methods.reference_images import ReferenceImages
 from textanchor.training.config import PartConfig, PartsConfig
 from textanchor.training.method import load_method
 from textanchor.training.trainable import trained_parameters
@@ -52,6 +53,7 @@ def test_app_that_names_no_part_holds_both_by_default() -> None:
 
 HELD = {"mode": "inputs", "kept_fraction": 0.1}
 TEXT_HELD = {"mode": "outputs", "num_kept": 4}
+SEES = {"language_anchor": "text_and_images"}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ TEXT_HELD = {"mode": "outputs", "num_kept": 4}
         ({"projector": TEXT_HELD, "anchor": "a", "num_texts": 3}, "no effect beside a saved anchor"),
         ({"projector": TEXT_HELD, "num_texts": 0}, "num_texts must be at least 1"),
         ({"projector": {"mode": "outputs"}}, "exactly one of num_kept"),
-        ({"projector": HELD, "reference": {"num_images": 2}}, "exactly one of task and folder"),
+        ({"projector": HELD, "reference": {"num_images": 2}}, "exactly one of task, tasks and folder"),
         ({"projector": HELD, "reference": {"task": "shape", "num_images": 0}}, "num_images must be at least 1"),
         ({"projector": TEXT_HELD | {"basis": "visual"}}, "add reference"),
         ({"projector": TEXT_HELD | {"mode": "coupling"}}, "add reference"),
@@ -81,6 +83,20 @@ TEXT_HELD = {"mode": "outputs", "num_kept": 4}
             },
             r"give reference\.question",
         ),
+        ({"projector": TEXT_HELD, **SEES}, "without such a hold"),
+        (
+            {"language_model": HELD, "language_anchor": "text_and_images", "anchor": "a"},
+            "no effect beside a saved anchor",
+        ),
+        ({"language_model": HELD, "language_anchor": "text_and_images"}, "add reference"),
+        (
+            {
+                "language_model": HELD,
+                **SEES,
+                "reference": {"folder": "a", "num_images": 2},
+            },
+            r"give reference\.question",
+        ),
     ],
 )
 def test_app_refuses_options_without_effect(options: dict[str, Any], expected: str) -> None:
@@ -95,6 +111,9 @@ def test_app_needs_images_only_where_what_enters_the_projector_is_held() -> None
     assert load_method({"name": "app", "projector": HELD, "reference": reference}).needs == "reference images"
     pulled = TEXT_HELD | {"inner": "pullback"}
     assert load_method({"name": "app", "projector": pulled, "reference": reference}).needs == "reference images"
+    assert (
+        load_method({"name": "app", "language_model": HELD, **SEES, "reference": reference}).needs == "reference images"
+    )
     sensitive = TEXT_HELD | {"basis": "reference_sensitivity"}
     assert load_method({"name": "app", "projector": sensitive, "reference": reference}).needs == "reference images"
     assert load_method({"name": "app", "projector": TEXT_HELD | {"basis": "text_sensitivity"}}).needs == "text"

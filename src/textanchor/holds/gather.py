@@ -27,9 +27,9 @@ from textanchor.vlm.parts import VLMParts
 
 
 def require_gatherable(
-    bases: Iterable[str], images: Sequence[Any] | None, questions: Sequence[str] | None
+    bases: Iterable[str], images: Sequence[Any] | None, questions: Sequence[str] | None, *, language_images: bool
 ) -> tuple[str, ...]:
-    """The bases, each once; ConfigError for an unknown one, DataError where one lacks its images or questions."""
+    """The bases, each once; ConfigError for an unknown one, DataError where images or questions are missing."""
     bases = tuple(dict.fromkeys(bases))
     if unknown := [basis for basis in bases if not is_gathered(basis)]:
         raise ConfigError(
@@ -38,14 +38,16 @@ def require_gatherable(
         )
     if needy := [basis for basis in bases if takes_images(basis) and not images]:
         raise DataError(f"fit_anchor: basis {needy[0]!r} needs reference images: {way_out(needy[0])}")
-    if REFERENCE_SENSITIVITY in bases and len(questions or ()) != len(images or ()):
+    asking = [REFERENCE_SENSITIVITY] * (REFERENCE_SENSITIVITY in bases) + ["language_images"] * language_images
+    if asking and (not images or len(questions or ()) != len(images)):
         raise DataError(
-            f"fit_anchor: {REFERENCE_SENSITIVITY} asks one question about each image, found {len(questions or ())} "
+            f"fit_anchor: {asking[0]} asks one question about each image, found {len(questions or ())} "
             f"questions for {len(images or ())} images"
         )
-    if questions and REFERENCE_SENSITIVITY not in bases:
+    if questions and not asking:
         raise ConfigError(
-            f"fit_anchor: questions have no effect without bases=[{REFERENCE_SENSITIVITY!r}]; remove them"
+            f"fit_anchor: questions have no effect without bases=[{REFERENCE_SENSITIVITY!r}] or language_images=True; "
+            "remove them"
         )
     return bases
 

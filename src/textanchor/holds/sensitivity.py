@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textanchor.errors import HoldError
+from textanchor.holds.prompts import prompt_inputs
 from textanchor.holds.sources import REFERENCE_SENSITIVITY, TEXT_SENSITIVITY
 from textanchor.holds.streams import text_batch
 from textanchor.spectral import Moments, MomentsStream
@@ -53,17 +54,10 @@ def reference_sensitivity(
     """
     model: Any = unwrapped(parts.model)
     projector = parts.module(parts.projector_output)
-    parameter = next(projector.parameters())
     generator = torch.Generator().manual_seed(ANSWER_SEED)
     stream = MomentsStream(parts.embedding_width(), unit_norm=False, source=REFERENCE_SENSITIVITY)
     for images, questions in batches:
-        prompts = [_prompt(processor, question) for question in questions]
-        begin = getattr(processor.tokenizer, "bos_token", None)
-        adds_begin = begin is None or not prompts[0].startswith(begin)
-        options = {"return_tensors": "pt", "padding": True, "add_special_tokens": adds_begin}
-        inputs = dict(processor(images=[[image] for image in images], text=prompts, **options))
-        inputs = {name: value.to(parameter.device) for name, value in inputs.items() if isinstance(value, Tensor)}
-        inputs["pixel_values"] = inputs["pixel_values"].to(parameter.dtype)
+        inputs = prompt_inputs(parts, processor, images, questions)
         with _leaves(projector) as leaves:
             logits_BLV = model(**inputs, use_cache=False).logits
             real_BL = inputs["attention_mask"]
@@ -78,17 +72,6 @@ def reference_sensitivity(
         for gradient in gradients:
             stream.add(gradient.reshape(-1, gradient.shape[-1]))
     return stream.moments()
-
-
-def _prompt(processor: Any, question: str) -> str:
-    if not getattr(processor, "chat_template", None):
-        raise HoldError(
-            f"{type(processor).__name__} has no chat template, so questions about images cannot be written as this "
-            "model expects; set processor.chat_template"
-        )
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    messages = [{"role": "user", "content": content}]
-    return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
 
 @contextmanager

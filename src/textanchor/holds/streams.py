@@ -66,18 +66,19 @@ class Streams:
 def text_batch(
     rows: Sequence[Sequence[int]], begin_id: int | None, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids (B, L) padded to the right, which of them are real (B, L), and which of the real ones are sinks (N).
-
-    First tokens and begin-of-sequence tokens are sinks by position.
-    """
+    """Ids (B, L) padded to the right, which of them are real (B, L), and which of the real ones are sinks (N)."""
     longest = max(len(row) for row in rows)
     ids_BL = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
     real_BL = torch.tensor([[i < len(row) for i in range(longest)] for row in rows], device=device)
-    sink_BL = torch.zeros_like(real_BL)
-    sink_BL[:, 0] = True
+    return ids_BL, real_BL, sinks(ids_BL, real_BL, begin_id)
+
+
+def sinks(ids_BL: Tensor, real_BL: Tensor, begin_id: int | None) -> Tensor:
+    """(N,) which of the real tokens are sinks by position: each row's first, and begin-of-sequence tokens."""
+    sink_BL = real_BL & (real_BL.cumsum(dim=1) == 1)
     if begin_id is not None:
         sink_BL |= ids_BL == begin_id
-    return ids_BL, real_BL, sink_BL[real_BL]
+    return sink_BL[real_BL]
 
 
 def begin_id_of(processor: Any) -> int | None:

@@ -1,18 +1,15 @@
 """Anchor-Preserving Projection: what is trained is kept off the directions that the model's text lives in."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 from rich.progress import Progress
 
 from textanchor.config import to_dict
-from textanchor.data.items import ImageSource, Item, open_image
-from textanchor.data.tasks import load_items
 from textanchor.data.texts import read_texts
-from textanchor.errors import ConfigError, DataError, HoldError
+from textanchor.errors import ConfigError, HoldError
 from textanchor.files import sha256_of_json
 from textanchor.holds import Anchor, FilterConfig, HoldPlan, Probe, fit_anchor, plan_holds, take_probe
 from textanchor.holds.legal import held_text_linears, require_part
@@ -24,6 +21,7 @@ from textanchor.holds.sources import (
     is_gathered,
     takes_images,
 )
+from textanchor.methods.reference_images import ReferenceImages
 from textanchor.training.config import PartsConfig
 from textanchor.training.hf import AnchorCallback
 from textanchor.training.method import AbstractMethod, Attachment, Needs
@@ -37,70 +35,11 @@ if TYPE_CHECKING:
 
     from textanchor.training.adapters import AdapterTargets
 
-NUM_PROBE_IMAGES = 8
-"""Further reference images, on which the audit measures the function leak: the anchor is not fitted on them."""
 DEFAULT_FILTERS = {
     "projector": FilterConfig(mode="inputs", kept_fraction=0.2),
     "language_model": FilterConfig(mode="inputs", kept_fraction=0.4),
 }
 """What is held where neither part is named: the form that the evidence has left standing (docs/method.md)."""
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReferenceImages:
-    """Unlabelled images like those that the model is to stay good at."""
-
-    num_images: int
-    """How many the anchor is fitted on, where it needs images; the 8 after them measure the function leak."""
-    task: str | None = None
-    """A task of textanchor's own, whose validation split is used; give this or folder."""
-    folder: Path | None = None
-    """A folder of images, taken in the order of their names."""
-    question: str | None = None
-    """What basis reference_sensitivity asks about each image of a folder; a task has questions of its own."""
-
-    def __post_init__(self) -> None:
-        if self.task is not None and self.question is not None:
-            raise ConfigError("question has no effect beside task, whose items have questions of their own; remove it")
-        if (self.task is None) == (self.folder is None):
-            raise ConfigError("give exactly one of task and folder for the reference images")
-        if self.num_images < 1:
-            raise ConfigError(f"num_images must be at least 1, found {self.num_images}")
-
-    def for_anchor(self) -> list[Image.Image]:
-        """The images that the anchor is fitted on; DataError where there are too few."""
-        return [open_image(source) for source in self._sources()[: self.num_images]]
-
-    def questions(self) -> list[str]:
-        """A question about each image that the anchor is fitted on; DataError where there are too few images."""
-        if self.task is None:
-            return [self.question or ""] * self.num_images
-        return [item.question for item in self._items(self.task)[: self.num_images]]
-
-    def for_probe(self) -> list[Image.Image]:
-        """The images behind them; DataError where there are too few."""
-        return [open_image(source) for source in self._sources()[self.num_images :]]
-
-    def _sources(self) -> Sequence[ImageSource]:
-        number = self.num_images + NUM_PROBE_IMAGES
-        if self.task is not None:
-            sources: Sequence[ImageSource] = [item.image for item in self._items(self.task) if item.image is not None]
-        else:
-            assert self.folder is not None  # one of both is given
-            if not self.folder.is_dir():
-                raise DataError(f"{self.folder}: no such folder of reference images; check method.reference.folder")
-            sources = [file for file in sorted(self.folder.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES][:number]
-        if len(sources) < number:
-            raise DataError(
-                f"{self.task or self.folder}: {len(sources)} reference images, but num_images={self.num_images} and "
-                f"{NUM_PROBE_IMAGES} to measure with need {number}; add images or lower num_images"
-            )
-        return sources
-
-    def _items(self, task: str) -> list[Item]:
-        items = load_items(task, split="validation", num_items=self.num_images + NUM_PROBE_IMAGES)
-        return [item for item in items if item.image is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +65,10 @@ class AnchorPreservingProjection(AbstractMethod):
     """Number of texts to take, from the first; all where it is left out."""
     reference: ReferenceImages | None = None
     """Images, needed where the projector is held by its inputs (also under coupling) or with pullback, and where a
-    basis is visual or reference_sensitivity; otherwise they only measure."""
+    basis is visual or reference_sensitivity, or language_anchor asks for them; otherwise they only measure."""
+    language_anchor: Literal["text", "text_and_images"] = "text"
+    """What the language model's linears are held on: the texts, or beside them the reference images with a question
+    each, as the model is to keep answering."""
     anchor: Path | None = None
     """A saved anchor to use, in place of fitting one."""
 
@@ -138,32 +80,52 @@ class AnchorPreservingProjection(AbstractMethod):
             require_part(held, part)
         if self.anchor is not None and (self.texts or self.num_texts):
             raise ConfigError("texts and num_texts have no effect beside a saved anchor; remove them")
+        if self.language_anchor != "text" and (self.anchor is not None or not self._language_inputs):
+            raise ConfigError(
+                "language_anchor: text_and_images is about the anchor that is fitted for language_model with mode "
+                "inputs or coupling; it has no effect beside a saved anchor or without such a hold: remove it"
+            )
         if self._takes_images and self.anchor is None and self.reference is None:
             raise ConfigError(
                 "projector with mode inputs or coupling, or inner pullback, and bases visual and reference_sensitivity "
                 "need an anchor that was fitted on images: add reference (task or folder, and num_images), or anchor"
             )
-        if self.reference is not None and self.reference.task is None:
+        if self.reference is not None and self.reference.folder is not None:
             self._check_question(self.reference.question)
         if self.num_texts is not None and self.num_texts < 1:
             raise ConfigError(f"num_texts must be at least 1, found {self.num_texts}")
 
     def _check_question(self, question: str | None) -> None:
-        is_asked = REFERENCE_SENSITIVITY in self._bases() and self.anchor is None
-        if is_asked and question is None:
+        if self._asks_questions and question is None:
             raise ConfigError(
-                f"basis {REFERENCE_SENSITIVITY} asks about each reference image: give reference.question, or a task, "
-                "whose items have questions"
+                f"basis {REFERENCE_SENSITIVITY} and language_anchor: text_and_images ask about each reference image: "
+                "give reference.question, or a task, whose items have questions"
             )
-        if question is not None and not is_asked:
-            raise ConfigError(f"reference.question has no effect without basis {REFERENCE_SENSITIVITY}; remove it")
+        if question is not None and not self._asks_questions:
+            raise ConfigError(
+                f"reference.question has no effect without basis {REFERENCE_SENSITIVITY} or language_anchor: "
+                "text_and_images; remove it"
+            )
+
+    @property
+    def _asks_questions(self) -> bool:
+        """Whether the anchor is fitted on images with a question each."""
+        asks = self.language_anchor != "text" or REFERENCE_SENSITIVITY in self._bases()
+        return asks and self.anchor is None
+
+    @property
+    def _language_inputs(self) -> bool:
+        """Whether linears of the language model are held by what enters them."""
+        held = self.language_model
+        return held is not None and held.basis != IDENTITY and held.mode in ("inputs", "coupling")
 
     @property
     def _takes_images(self) -> bool:
         held = self.projector
         by_inputs = held is not None and held.basis != IDENTITY and held.mode in ("inputs", "coupling")
         is_pulled = held is not None and held.inner == "pullback"
-        return by_inputs or is_pulled or any(takes_images(basis) for basis in self._bases())
+        by_language = self.language_anchor != "text"
+        return by_inputs or is_pulled or by_language or any(takes_images(basis) for basis in self._bases())
 
     def _bases(self) -> list[str]:
         """What the anchor is asked to gather beside the text embedding and the inputs of linears."""
@@ -248,12 +210,12 @@ class AnchorPreservingProjection(AbstractMethod):
     def _asked(self, session: Session) -> list[Any]:
         """What decides the anchor."""
         linears, texts = self._text_linears(session.parts), read_texts(self.texts, self.num_texts)
-        return [session.model_hash, texts, linears, self._takes_images, to_dict(self.reference), self._bases()]
+        images = [self._takes_images, self.language_anchor, to_dict(self.reference)]
+        return [session.model_hash, texts, linears, images, self._bases()]
 
     def _fitted(self, session: Session) -> Anchor:
         linears, texts, bases = self._text_linears(session.parts), read_texts(self.texts, self.num_texts), self._bases()
         images = self.reference.for_anchor() if self._takes_images and self.reference is not None else None
-        asks = self.reference is not None and REFERENCE_SENSITIVITY in bases
         with Progress(transient=True) as progress:
             task = progress.add_task("anchor", total=None)
             return fit_anchor(
@@ -264,16 +226,16 @@ class AnchorPreservingProjection(AbstractMethod):
                 parts=session.parts,
                 linears=linears,
                 bases=bases,
-                questions=self.reference.questions() if asks and self.reference is not None else None,
+                questions=self.reference.questions() if self._asks_questions and self.reference is not None else None,
+                language_images=self.language_anchor != "text",
                 progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
 
     def _text_linears(self, parts: VLMParts) -> list[str]:
         """The linears of the language model that are held by what enters them."""
-        held = self.language_model
-        if held is None or held.basis == IDENTITY or held.mode not in ("inputs", "coupling"):
+        if self.language_model is None or not self._language_inputs:
             return []
-        return held_text_linears(held, parts.text_linears())
+        return held_text_linears(self.language_model, parts.text_linears())
 
 
 def _probe(session: Session, images: list[Image.Image]) -> Probe:

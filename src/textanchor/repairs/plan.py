@@ -9,7 +9,7 @@ from textanchor.diffs.structure import GROUPS
 from textanchor.errors import ConfigError
 from textanchor.holds import Anchor, FilterConfig, HoldPlan, fit_anchor, plan_holds
 from textanchor.holds.store import hash_of_model
-from textanchor.methods.app import ReferenceImages
+from textanchor.methods.reference_images import ReferenceImages
 from textanchor.vlm.parts import VLMParts
 
 DEFAULT_ALPHA = 0.5
