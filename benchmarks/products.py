@@ -2,8 +2,8 @@
 
     python benchmarks/products.py --record docs/evidence/speed/products.json
 
-float32 by torch's own choice (`torch.nn.functional.linear`), by `textanchor.spectral.products.linear` where nothing asks for
-a gradient, and bfloat16; GFLOP/s from the median of processor seconds, the ways in turn.
+float32 by torch's own choice (`torch.nn.functional.linear`), by `textanchor.spectral.products.linear` where nothing
+asks for a gradient, and bfloat16; GFLOP/s from the median of processor seconds, the ways in turn.
 """
 
 import argparse
