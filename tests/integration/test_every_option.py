@@ -8,6 +8,7 @@ a case fails, so that no field can be added without one.
 import dataclasses
 import importlib
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,10 @@ CASES: dict[str, Case] = {
         app(IN, reference=REFERENCE),
         app(IN, reference={"tasks": ["existence", "color"], "num_images": 2}),
     ),
+    "ReferenceImages.path": (
+        app(IN, reference=REFERENCE),
+        app(IN, reference={"path": "FOLDER/asked.jsonl", "num_images": 2}),
+    ),
     "ReferenceImages.folder": (
         app(IN, reference=REFERENCE),
         app(IN, reference={"folder": "FOLDER", "num_images": 2}),
@@ -217,6 +222,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "template.jinja").write_text(CHAT_TEMPLATE.replace("|im_start|>'", "|im_start|>the '"))
     for seed in range(12):
         picture(seed).save(folder / f"reference-{seed}.png")
+    rows = [{"image": f"reference-{seed}.png", "question": "What is it?", "answer": "a star"} for seed in range(12)]
+    (folder / "asked.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     fit_anchor(*tiny_llava_with_processor(), ["A star."], linears=[]).save(folder / "anchor")
     return folder
 

@@ -1,5 +1,6 @@
 """What methods promise beyond a run that ends well: their formulas, and the options that they refuse."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ SEES = {"language_anchor": "text_and_images"}
         ({"projector": TEXT_HELD, "anchor": "a", "num_texts": 3}, "no effect beside a saved anchor"),
         ({"projector": TEXT_HELD, "num_texts": 0}, "num_texts must be at least 1"),
         ({"projector": {"mode": "outputs"}}, "exactly one of num_kept"),
-        ({"projector": HELD, "reference": {"num_images": 2}}, "exactly one of task, tasks and folder"),
+        ({"projector": HELD, "reference": {"num_images": 2}}, "exactly one of task, tasks, path and folder"),
         ({"projector": HELD, "reference": {"task": "shape", "num_images": 0}}, "num_images must be at least 1"),
         ({"projector": TEXT_HELD | {"basis": "visual"}}, "add reference"),
         ({"projector": TEXT_HELD | {"mode": "coupling"}}, "add reference"),
@@ -119,6 +120,31 @@ def test_app_needs_images_only_where_what_enters_the_projector_is_held() -> None
     assert load_method({"name": "app", "projector": TEXT_HELD | {"basis": "text_sensitivity"}}).needs == "text"
     everything = {"mode": "inputs", "basis": "identity", "hold": "decay"}
     assert load_method({"name": "app", "projector": everything}).needs == "nothing"
+
+
+def test_reference_images_with_questions_are_the_rows_of_the_train_split(tmp_path: Path) -> None:
+    rows = []
+    for i in range(12):
+        picture(i).save(tmp_path / f"{i}.png")
+        split = "test" if i == 0 else "train"
+        rows.append({"image": f"{i}.png", "question": f"What is {i}?", "answer": "a star", "split": split})
+    (tmp_path / "data.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    reference = ReferenceImages(path=tmp_path / "data.jsonl", num_images=3)
+    assert reference.questions() == ["What is 1?", "What is 2?", "What is 3?"]
+    assert [image.tobytes() for image in reference.for_anchor()] == [picture(i).tobytes() for i in (1, 2, 3)]
+    with pytest.raises(DataError, match="11 reference images, but num_images=9"):
+        ReferenceImages(path=tmp_path / "data.jsonl", num_images=9).for_anchor()
+
+
+def test_reference_images_of_tasks_are_taken_in_turn() -> None:
+    names = ("existence", "color")
+    apart = [ReferenceImages(task=name, num_images=2).questions() for name in names]
+    assert ReferenceImages(tasks=names, num_images=4).questions() == [
+        apart[0][0],
+        apart[1][0],
+        apart[0][1],
+        apart[1][1],
+    ]
 
 
 def test_reference_images_of_the_probe_are_others(tmp_path: Path) -> None:

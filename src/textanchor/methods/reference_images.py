@@ -1,4 +1,4 @@
-"""Unlabelled images that an anchor is fitted on, of a task of ours or in a folder."""
+"""Unlabelled images that an anchor is fitted on: of tasks of ours, in a folder, or with questions in a data file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from textanchor.data.folder import read_items
 from textanchor.data.items import ImageSource, Item, open_image
 from textanchor.data.tasks import load_items
 from textanchor.errors import ConfigError, DataError
@@ -22,9 +23,12 @@ class ReferenceImages:
     num_images: int
     """How many the anchor is fitted on, where it needs images; the 8 after them measure the function leak."""
     task: str | None = None
-    """A task of textanchor's own, whose validation split is used; give this, tasks or folder."""
+    """A task of textanchor's own, whose validation split is used; give this, tasks, path or folder."""
     tasks: tuple[str, ...] = ()
     """Several of them, in turn."""
+    path: Path | None = None
+    """A data file with questions about images, or its folder, as for `evaluate`: rows of the split train, in order,
+    with images relative to the file. Their answers are not used."""
     folder: Path | None = None
     """A folder of images, taken in the order of their names."""
     question: str | None = None
@@ -33,9 +37,11 @@ class ReferenceImages:
 
     def __post_init__(self) -> None:
         if self.folder is None and self.question is not None:
-            raise ConfigError("question has no effect beside task, whose items have questions of their own; remove it")
-        if (self.task is not None) + bool(self.tasks) + (self.folder is not None) != 1:
-            raise ConfigError("give exactly one of task, tasks and folder for the reference images")
+            raise ConfigError(
+                "question has no effect beside task, tasks and path, whose items have questions of their own; remove it"
+            )
+        if (self.task is not None) + bool(self.tasks) + (self.path is not None) + (self.folder is not None) != 1:
+            raise ConfigError("give exactly one of task, tasks, path and folder for the reference images")
         if self.num_images < 1:
             raise ConfigError(f"num_images must be at least 1, found {self.num_images}")
 
@@ -63,7 +69,7 @@ class ReferenceImages:
             sources = [file for file in sorted(self.folder.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES][:number]
         if len(sources) < number:
             raise DataError(
-                f"{self.folder or ', '.join(self._tasks)}: {len(sources)} reference images, but "
+                f"{self.folder or self.path or ', '.join(self._tasks)}: {len(sources)} reference images, but "
                 f"num_images={self.num_images} and {NUM_PROBE_IMAGES} to measure with need {number}; add "
                 "images or lower num_images"
             )
@@ -74,8 +80,10 @@ class ReferenceImages:
         return self.tasks if self.task is None else (self.task,)
 
     def _items(self) -> list[Item]:
-        """Of the tasks in turn."""
+        """Of the tasks in turn, or of the file."""
         number = self.num_images + NUM_PROBE_IMAGES
+        if self.path is not None:
+            return [item for item in read_items(self.path, split="train") if item.image is not None][:number]
         rows = [load_items(task, split="validation", num_items=number) for task in self._tasks]
         items = [rows[place % len(rows)][place // len(rows)] for place in range(number)]
         return [item for item in items if item.image is not None]
