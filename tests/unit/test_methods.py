@@ -9,10 +9,10 @@ import torch
 
 from helpers.tiny_runs import picture
 from helpers.tiny_sessions import session
+from textanchor.data.reference_images import ReferenceImages
 from textanchor.errors import ConfigError, DataError
 from textanchor.methods.app import DEFAULT_FILTERS, AnchorPreservingProjection, read_texts
 from textanchor.methods.l2sp import L2SP
-from textanchor.methods.reference_images import ReferenceImages
 from textanchor.training.config import PartConfig, PartsConfig
 from textanchor.training.method import load_method
 from textanchor.training.trainable import trained_parameters

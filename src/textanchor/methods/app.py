@@ -8,6 +8,7 @@ from PIL import Image
 from rich.progress import Progress
 
 from textanchor.config import to_dict
+from textanchor.data.reference_images import ReferenceImages
 from textanchor.data.texts import read_texts
 from textanchor.errors import ConfigError, HoldError
 from textanchor.files import sha256_of_json
@@ -21,7 +22,6 @@ from textanchor.holds.sources import (
     is_gathered,
     takes_images,
 )
-from textanchor.methods.reference_images import ReferenceImages
 from textanchor.training.config import PartsConfig
 from textanchor.training.hf import AnchorCallback
 from textanchor.training.method import AbstractMethod, Attachment, Needs

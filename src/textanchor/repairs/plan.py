@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from textanchor.data.reference_images import ReferenceImages
 from textanchor.data.texts import read_texts
 from textanchor.diffs.structure import GROUPS
 from textanchor.errors import ConfigError
 from textanchor.holds import Anchor, FilterConfig, HoldPlan, fit_anchor, plan_holds
 from textanchor.holds.store import hash_of_model
-from textanchor.methods.reference_images import ReferenceImages
 from textanchor.vlm.parts import VLMParts
 
 DEFAULT_ALPHA = 0.5
