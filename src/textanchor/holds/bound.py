@@ -125,15 +125,15 @@ class BoundLinear:
     def _share(self) -> None:
         """Damp the change as far as `share` asks: one pass over X to measure it, one to damp it."""
         assert self.linear.config.share is not None
-        energies_K, energies, changes = torch.zeros_like(self.subspace.gains_K, dtype=self._precise), [], []
+        energies_K = torch.zeros_like(self.subspace.gains_K, dtype=self._precise)
+        energy, changes = torch.zeros((), dtype=self._precise, device=energies_K.device), []
         gram_rr = self._gram_rr(self._working)
         for _, x_RD, base_RD in self.rows(self._start, self._working):
             change_RD = x_RD if base_RD is None else x_RD - base_RD.to(x_RD)
             changes.append(linear(change_RD, self.subspace.directions_DK.T))
             energies_K += column_energies(changes[-1], gram_rr)
-            energies.append(column_energies(change_RD, gram_rr).sum())
-        energy = float(torch.stack(energies).sum(dtype=self._precise))
-        factor = share_factor(energies_K, energy, self.subspace, self.linear.config.share)
+            energy += column_energies(change_RD, gram_rr).sum()
+        factor = share_factor(energies_K, float(energy), self.subspace, self.linear.config.share)
         if factor < 1.0:
             rows = self.rows(self._start, self._working)
             for (block, x_RD, base_RD), change_RK in zip(rows, changes, strict=True):
@@ -200,6 +200,8 @@ def column_energies(change_RK: Tensor, gram_rr: Tensor | None) -> Tensor:
 
 def write_block(block: Block, values_RD: Tensor) -> None:
     """Write values into the views that a block of X consists of, unless they are those views."""
+    if len(block) == 1 and block[0].data_ptr() == values_RD.data_ptr():
+        return
     for piece, values in zip(block, values_RD.split([piece.shape[1] for piece in block], dim=1), strict=True):
         if piece.data_ptr() != values.data_ptr():
             piece.copy_(values)

@@ -62,6 +62,9 @@ def damp_(
     directions_DK, gains_K = subspace.directions_DK.to(x_RD), subspace.gains_K.to(x_RD)
     if change_RK is None:
         change_RK = change_coordinates(x_RD, reference_R, is_full, subspace)
+    if subspace.has_unit_gains and not subspace.complement:  # the usual case, in fewer passes
+        x_RD.sub_(linear(change_RK, directions_DK), alpha=1 - factor)
+        return
     if subspace.complement:
         base_RD = torch.zeros_like(x_RD) if reference_R is None else reference_R.to(x_RD)
         x_RD.lerp_(base_RD, 1 - factor).add_(linear(change_RK * (factor ** (1 - gains_K) - factor), directions_DK))

@@ -52,6 +52,11 @@ class Subspace:
         return bool(((self.gains_K == 0) | (self.gains_K == 1)).all())
 
     @cached_property
+    def has_unit_gains(self) -> bool:
+        """Whether every gain is 1."""
+        return bool((self.gains_K == 1).all())
+
+    @cached_property
     def num_protected(self) -> float:
         """Trace of P: the number of directions protected, weighted by their gains."""
         kept = float(self.gains_K.sum())
