@@ -1,6 +1,6 @@
 """What holds cost: step time and peak memory beside the same step without them, and set-up beside other methods'.
 
-    python benchmarks/hold_cost.py --record docs/evidence/cost/holds.json
+    python benchmarks/hold_cost.py --record cost.json
     python benchmarks/hold_cost.py --only setup "R1 projector" --pairs 5 --record cost.json
 
 Step times are medians over pairs: one process takes a step with the hold and one without it in turn, on one thread,
