@@ -4,8 +4,8 @@ python docs/take_records.py COMPARISON NAME   # records of `textanchor compare`:
 python docs/take_records.py EVALUATION NAME   # of `textanchor evaluate`: docs/evidence/evaluation/NAME.json
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,4 +52,8 @@ def main(folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("name")
+    chosen = parser.parse_args()
+    main(chosen.folder, chosen.name)
