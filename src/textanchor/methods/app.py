@@ -87,8 +87,9 @@ class AnchorPreservingProjection(AbstractMethod):
             )
         if self._takes_images and self.anchor is None and self.reference is None:
             raise ConfigError(
-                "projector with mode inputs or coupling, or inner pullback, and bases visual and reference_sensitivity "
-                "need an anchor that was fitted on images: add reference (task or folder, and num_images), or anchor"
+                "projector with mode inputs or coupling, or inner pullback, bases visual and reference_sensitivity and "
+                "language_anchor: text_and_images need an anchor that was fitted on images: add reference (task, "
+                "tasks, path or folder, and num_images), or anchor"
             )
         if self.reference is not None and self.reference.folder is not None:
             self._check_question(self.reference.question)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from textanchor.vlm.fast_linears import is_plain_linear
+from textanchor.vlm.fast_linears import forwards_replaced, is_plain_linear
 
 SHORT = 256
 """Tokens up to which plain attention was the faster one, and its weights are small beside the other activations."""
@@ -27,13 +27,8 @@ def cast_once(model: nn.Module) -> Iterator[None]:
     The result is that of autocast bit for bit. Frozen weights must not be written within it.
     """
     linears = [module for module in model.modules() if _is_frozen_linear(module)]
-    for linear in linears:
-        linear.forward = _cast_forward(linear)
-    try:
+    with forwards_replaced(linears, _cast_forward):
         yield
-    finally:
-        for linear in linears:
-            del linear.forward
 
 
 def _is_frozen_linear(module: nn.Module) -> bool:

@@ -1,8 +1,9 @@
 """A model's linears computed by the faster of the two libraries, while nothing asks for gradients."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import MethodType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,12 +14,22 @@ from textanchor.spectral.products import linear
 def fast_linears(model: nn.Module) -> Iterator[None]:
     """Within it every plain `nn.Linear` is computed by `spectral.products.linear`: the same up to rounding."""
     chosen = [module for module in model.modules() if is_plain_linear(module)]
-    for module in chosen:
-        module.forward = MethodType(_forward, module)  # a method, so that a copy of the model gets its own
+    with forwards_replaced(chosen, lambda module: MethodType(_forward, module)):  # a copy of the model gets its own
+        yield
+
+
+@contextmanager
+def forwards_replaced(
+    modules: Iterable[nn.Module], forward_of: Callable[[nn.Module], Callable[..., Any]]
+) -> Iterator[None]:
+    """Within it each module computes by the forward that is made for it."""
+    modules = list(modules)
+    for module in modules:
+        module.forward = forward_of(module)
     try:
         yield
     finally:
-        for module in chosen:
+        for module in modules:
             del module.forward
 
 
