@@ -1,8 +1,8 @@
 """Products of float32 matrices on a processor through the faster of the two libraries that torch carries.
 
 Torch hands plain float32 products to MKL, which on AVX-512 processors of other makers than its own uses half of their
-width (107 of 245 GFLOP/s of one core of an EPYC 9005); oneDNN, which torch uses for other types and in compiled models,
-does not. Both add up float32 products in float32, in another order.
+width (100 of 210 GFLOP/s of one core of an EPYC, `benchmarks/products.py`); oneDNN, which torch uses for other types
+and in compiled models, does not. Both add up float32 products in float32, in another order.
 """
 
 import torch
