@@ -23,8 +23,9 @@ Ways of tuning that one line of the configuration selects: `method: {name: ewc, 
 what is trained in each part is `parts`, whose default depends on the method. Written by `docs/make_methods.py` from the
 classes in `textanchor.methods`.
 
-*Needs* is what a method asks for beside the training data: nothing; text; unlabelled reference images; or old data
-(questions with images and answers of what is to be kept). Compare methods within one class.
+*Needs* is what a method asks for beside the training data: nothing; text; unlabelled reference images;
+reference questions (such images with a question each, without answers); or old data (questions with images and answers of
+what is to be kept). Compare methods within one class.
 
 | method | needs | what it does |
 | --- | --- | --- |

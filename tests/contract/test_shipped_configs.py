@@ -51,9 +51,11 @@ def test_the_table_of_methods_names_every_file_and_class(repository: Path) -> No
 
 def test_every_method_says_what_it_needs() -> None:
     needs = {config.method["name"]: load_method(config.method).needs for config in map(load, CONFIGS)}
-    others = {name: need for name, need in needs.items() if need != "nothing" and name != "app"}
-    assert others == {"ewc": "text", "corda": "text", "lora_null": "text", "replay": "old data"}
+    others = {name: need for name, need in needs.items() if need != "nothing" and name not in ("app", "replay")}
+    assert others == {"ewc": "text", "corda": "text", "lora_null": "text"}
     by_file = {path.stem: load_method(load(path).method).needs for path in CONFIGS}
+    assert (by_file["adapt_replay"], by_file["adapt_replay_own"]) == ("old data", "reference questions")
+    assert by_file["adapt_near_team"] == "reference questions"
     assert by_file["adapt_embedded_words"] == "reference images"
     assert by_file["adapt_llava_json"] == "text"
     assert load_method({"name": "ewc", "old": {"tasks": ["shape"], "num_images": 1}}).needs == "old data"

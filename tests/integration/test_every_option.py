@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from textanchor.training.collate import Collator
 from textanchor.training.config import AdaptConfig, DataConfig, PartConfig, PartsConfig, TrainingConfig
 from textanchor.training.dataset import EncodedConversations, read_training_data, use_chat_template
 from textanchor.training.method import Batch, load_method
+from textanchor.training.own_answers import own_answers
 from textanchor.training.session import Session
 from textanchor.training.trainable import set_up_training, trained_parameters
 from textanchor.training.trainer import AdaptTrainer, training_arguments
@@ -98,6 +100,7 @@ CASES: dict[str, Case] = {
     "LwF.strength": (method("lwf"), method("lwf", strength=2.0)),
     "LwF.temperature": (method("lwf"), method("lwf", temperature=1.0)),
     "Replay.old": ({}, method("replay", old=OLD)),
+    "Replay.reference": ({}, method("replay", reference=REFERENCE)),
     "OldData.tasks": (method("replay", old=OLD), method("replay", old=OLD | {"tasks": ["color"]})),
     "OldData.num_images": (method("replay", old=OLD), method("replay", old=OLD | {"num_images": 3})),
     "OldData.path": (method("replay", old=OLD), method("replay", old={"path": "FOLDER/data.json", "num_images": 2})),
@@ -265,7 +268,8 @@ def decided(config: AdaptConfig, folder: Path) -> dict[str, Any]:
     method = load_method(config.method)
     model, processor = tiny_llava_with_processor()
     use_chat_template(processor, config.data.chat_template)
-    conversations = method.training_data(read_training_data(config), config.training.seed)
+    answered = partial(own_answers, model, processor)
+    conversations = method.training_data(read_training_data(config), config.training.seed, answered)
     encoded = EncodedConversations(conversations, processor, max_tokens=config.data.max_tokens)
     examples = [encoded[i] for i in range(len(encoded))]
     arguments = training_arguments(config.training, folder)

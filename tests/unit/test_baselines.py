@@ -1,6 +1,8 @@
 """Each baseline against its formula, and what it refuses."""
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,17 @@ from torch import Tensor
 from helpers.tiny_llava import tiny_llava_with_processor
 from helpers.tiny_runs import mixed_conversations, run_config
 from helpers.tiny_sessions import merged_weights, moved, session
+from textanchor.data.items import Conversation, Item, Turn
+from textanchor.data.tasks import load_items
 from textanchor.errors import ConfigError, ModelError
+from textanchor.evaluation.generation import generate_answers
 from textanchor.methods.lora_null import null_space_factors
 from textanchor.methods.lorasculpt import LoRASculpt
 from textanchor.methods.lwf import LwF
 from textanchor.training.collate import Collator
 from textanchor.training.config import PartsConfig
 from textanchor.training.method import Batch, load_method
+from textanchor.training.own_answers import own_answers
 from textanchor.training.sequences import encode
 from textanchor.training.trainable import trained_parameters
 from textanchor.training.trainer import label_logits
@@ -67,13 +73,49 @@ def test_lwf_without_change_is_the_entropy_of_the_old_answers(tmp_path: Path) ->
     assert term.item() == pytest.approx(entropy.item(), rel=1e-5)
 
 
-def test_replay_adds_the_old_items_to_the_new_ones(tmp_path: Path) -> None:
+def no_answers(items: Sequence[Item]) -> list[Conversation]:
+    raise AssertionError("the base was asked")
+
+
+def test_replay_adds_the_old_items_to_the_new_ones() -> None:
     method = load_method({"name": "replay", "old": {"tasks": ["color", "shape"], "num_images": 3}})
     new = mixed_conversations()
-    mixed = method.training_data(new, seed=0)
+    mixed = method.training_data(new, 0, no_answers)
     assert list(mixed[: len(new)]) == new
     assert [c.id.split("-")[1] for c in mixed[len(new) :]] == ["color"] * 3 + ["shape"] * 3
     assert method.needs == "old data"
+
+
+def test_replay_of_questions_takes_the_answers_of_the_model_before_training() -> None:
+    model, processor = tiny_llava_with_processor()
+    method = load_method({"name": "replay", "reference": {"tasks": ["color", "shape"], "num_images": 4}})
+    new = mixed_conversations()
+    mixed = method.training_data(new, 0, partial(own_answers, model, processor))
+    assert list(mixed[: len(new)]) == new
+    asked = [load_items(task, split="validation", num_items=12)[i] for i in (0, 1) for task in ("color", "shape")]
+    said = [generate_answers(model, processor, [item], max_new_tokens=128)[0].strip() for item in asked]
+    assert [(c.turns, c.images) for c in mixed[len(new) :]] == [
+        ((Turn(question=item.question, answer=answer),), (item.image,))
+        for item, answer in zip(asked, said, strict=True)
+    ]
+    assert [answer for answer, item in zip(said, asked, strict=True) if answer == item.answer] == []
+    assert method.needs == "reference questions"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "exactly one of old .* and reference"),
+        (
+            {"old": {"tasks": ["color"], "num_images": 1}, "reference": {"task": "color", "num_images": 1}},
+            "exactly one",
+        ),
+        ({"reference": {"folder": "images", "num_images": 1}}, r"give reference\.question"),
+    ],
+)
+def test_replay_takes_answered_questions_or_questions(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_method({"name": "replay", **options})
 
 
 @pytest.mark.parametrize("changes", [{}, BOTH], ids=["lora", "full"])
@@ -206,7 +248,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"method": {"name": "ewc"}, "parts__language_model": {"train": "frozen"}}, "give it old data"),
     ({"method": {"name": "replay", "old": {"num_images": 1}}}, "exactly one of tasks and path"),
     ({"method": {"name": "replay", "old": {"tasks": ["color"], "num_images": 0}}}, "num_images must be at least 1"),
-    ({"method": {"name": "replay"}}, "'old' is missing"),
+    ({"method": {"name": "replay"}}, "exactly one of old"),
     ({"parts__projector": {"train": "full", "only": "attention"}}, "projector.only: attention is chosen in the"),
     ({"parts__language_model": {"train": "frozen", "only": "attention"}}, "only has no effect"),
 ]

@@ -112,11 +112,10 @@ def test_app_needs_images_only_where_what_enters_the_projector_is_held() -> None
     assert load_method({"name": "app", "projector": HELD, "reference": reference}).needs == "reference images"
     pulled = TEXT_HELD | {"inner": "pullback"}
     assert load_method({"name": "app", "projector": pulled, "reference": reference}).needs == "reference images"
-    assert (
-        load_method({"name": "app", "language_model": HELD, **SEES, "reference": reference}).needs == "reference images"
-    )
+    asks = {"name": "app", "language_model": HELD, **SEES, "reference": reference}
+    assert load_method(asks).needs == "reference questions"
     sensitive = TEXT_HELD | {"basis": "reference_sensitivity"}
-    assert load_method({"name": "app", "projector": sensitive, "reference": reference}).needs == "reference images"
+    assert load_method({"name": "app", "projector": sensitive, "reference": reference}).needs == "reference questions"
     assert load_method({"name": "app", "projector": TEXT_HELD | {"basis": "text_sensitivity"}}).needs == "text"
     everything = {"mode": "inputs", "basis": "identity", "hold": "decay"}
     assert load_method({"name": "app", "projector": everything}).needs == "nothing"
@@ -130,7 +129,7 @@ def test_reference_images_with_questions_are_the_rows_of_the_train_split(tmp_pat
         rows.append({"image": f"{i}.png", "question": f"What is {i}?", "answer": "a star", "split": split})
     (tmp_path / "data.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     reference = ReferenceImages(path=tmp_path / "data.jsonl", num_images=3)
-    assert reference.questions() == ["What is 1?", "What is 2?", "What is 3?"]
+    assert [item.question for item in reference.questions()] == ["What is 1?", "What is 2?", "What is 3?"]
     assert [image.tobytes() for image in reference.for_anchor()] == [picture(i).tobytes() for i in (1, 2, 3)]
     with pytest.raises(DataError, match="11 reference images, but num_images=9"):
         ReferenceImages(path=tmp_path / "data.jsonl", num_images=9).for_anchor()
@@ -138,13 +137,9 @@ def test_reference_images_with_questions_are_the_rows_of_the_train_split(tmp_pat
 
 def test_reference_images_of_tasks_are_taken_in_turn() -> None:
     names = ("existence", "color")
-    apart = [ReferenceImages(task=name, num_images=2).questions() for name in names]
-    assert ReferenceImages(tasks=names, num_images=4).questions() == [
-        apart[0][0],
-        apart[1][0],
-        apart[0][1],
-        apart[1][1],
-    ]
+    (first, third), (second, fourth) = (ReferenceImages(task=name, num_images=2).questions() for name in names)
+    together = ReferenceImages(tasks=names, num_images=4).questions()
+    assert [item.id for item in together] == [item.id for item in (first, second, third, fourth)]
 
 
 def test_reference_images_of_the_probe_are_others(tmp_path: Path) -> None:

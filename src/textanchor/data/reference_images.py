@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from textanchor.data.folder import read_items
-from textanchor.data.items import ImageSource, Item, open_image
+from textanchor.data.items import Item, open_image
 from textanchor.data.tasks import load_items
 from textanchor.errors import ConfigError, DataError
 
@@ -21,7 +21,7 @@ class ReferenceImages:
     """Unlabelled images like those that the model is to stay good at."""
 
     num_images: int
-    """How many the anchor is fitted on, where it needs images; the 8 after them measure the function leak."""
+    """How many to take; a hold's function leak is measured on the 8 after them."""
     task: str | None = None
     """A task of textanchor's own, whose validation split is used; give this, tasks, path or folder."""
     tasks: tuple[str, ...] = ()
@@ -32,8 +32,8 @@ class ReferenceImages:
     folder: Path | None = None
     """A folder of images, taken in the order of their names."""
     question: str | None = None
-    """What basis reference_sensitivity and language_anchor: text_and_images ask about each image of a folder; a task
-    has questions of its own."""
+    """What is asked about each image of a folder, where images are asked about; tasks and files have questions of
+    their own."""
 
     def __post_init__(self) -> None:
         if self.folder is None and self.question is not None:
@@ -47,43 +47,48 @@ class ReferenceImages:
 
     def for_anchor(self) -> list[Image.Image]:
         """The images that the anchor is fitted on; DataError where there are too few."""
-        return [open_image(source) for source in self._sources()[: self.num_images]]
-
-    def questions(self) -> list[str]:
-        """A question about each image that the anchor is fitted on; DataError where there are too few images."""
-        if self.folder is not None:
-            return [self.question or ""] * self.num_images
-        return [item.question for item in self._items()[: self.num_images]]
+        return _opened(self._all()[: self.num_images])
 
     def for_probe(self) -> list[Image.Image]:
         """The images behind them; DataError where there are too few."""
-        return [open_image(source) for source in self._sources()[self.num_images :]]
+        return _opened(self._all()[self.num_images :])
 
-    def _sources(self) -> Sequence[ImageSource]:
+    def questions(self) -> list[Item]:
+        """Each image that the anchor is fitted on with its question; DataError where there are too few."""
+        return self._all()[: self.num_images]
+
+    def _all(self) -> list[Item]:
         number = self.num_images + NUM_PROBE_IMAGES
-        if self.folder is None:
-            sources: Sequence[ImageSource] = [item.image for item in self._items() if item.image is not None]
-        else:
-            if not self.folder.is_dir():
-                raise DataError(f"{self.folder}: no such folder of reference images; check method.reference.folder")
-            sources = [file for file in sorted(self.folder.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES][:number]
-        if len(sources) < number:
+        items = (self._found(number) if self.folder is None else self._in_folder(self.folder))[:number]
+        if len(items) < number:
             raise DataError(
-                f"{self.folder or self.path or ', '.join(self._tasks)}: {len(sources)} reference images, but "
+                f"{self.folder or self.path or ', '.join(self._tasks)}: {len(items)} reference images, but "
                 f"num_images={self.num_images} and {NUM_PROBE_IMAGES} to measure with need {number}; add "
                 "images or lower num_images"
             )
-        return sources
+        return items
 
     @property
     def _tasks(self) -> tuple[str, ...]:
         return self.tasks if self.task is None else (self.task,)
 
-    def _items(self) -> list[Item]:
+    def _found(self, number: int) -> list[Item]:
         """Of the tasks in turn, or of the file."""
-        number = self.num_images + NUM_PROBE_IMAGES
         if self.path is not None:
-            return [item for item in read_items(self.path, split="train") if item.image is not None][:number]
+            return [item for item in read_items(self.path, split="train") if item.image is not None]
         rows = [load_items(task, split="validation", num_items=number) for task in self._tasks]
         items = [rows[place % len(rows)][place // len(rows)] for place in range(number)]
         return [item for item in items if item.image is not None]
+
+    def _in_folder(self, folder: Path) -> list[Item]:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder of reference images; check method.reference.folder")
+        files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES]
+        return [
+            Item(id=file.name, task="", question=self.question or "", answer="", image=file, image_id=file.name)
+            for file in files
+        ]
+
+
+def _opened(items: Sequence[Item]) -> list[Image.Image]:
+    return [open_image(item.image) for item in items if item.image is not None]

@@ -44,7 +44,7 @@ def run_cell(cell: Cell, bench: Bench) -> RunRecord:
     start = bench.start(cell)
     before = time.monotonic()
     method = load_method(cell.config.method)
-    conversations = method.training_data(read_training_data(cell.config), cell.config.training.seed)
+    conversations = read_training_data(cell.config)
     scorer = _Scorer(start, with_text=_trains_language(cell))
     steps = log_spaced_steps(cell.num_steps, cell.evaluation.points)
     recorders = [CheckpointScorer(steps[1:], scorer.score), *_recorders(cell, steps)]

@@ -110,9 +110,12 @@ class AnchorPreservingProjection(AbstractMethod):
 
     @property
     def _asks_questions(self) -> bool:
-        """Whether the anchor is fitted on images with a question each."""
-        asks = self.language_anchor != "text" or REFERENCE_SENSITIVITY in self._bases()
-        return asks and self.anchor is None
+        """Whether an anchor is fitted here on images with a question each."""
+        return self.anchor is None and self._needs_questions
+
+    @property
+    def _needs_questions(self) -> bool:
+        return self.language_anchor != "text" or REFERENCE_SENSITIVITY in self._bases()
 
     @property
     def _language_inputs(self) -> bool:
@@ -136,10 +139,12 @@ class AnchorPreservingProjection(AbstractMethod):
 
     @property
     def needs(self) -> Needs:
-        """Text alone, unless the projector is held by what enters it or images give the basis; identity asks for
-        nothing."""
+        """Text alone, unless the projector is held by what enters it or images (with questions) give the basis;
+        identity asks for nothing."""
         if all(held.basis == IDENTITY for held in self._filters().values()):
             return "nothing"
+        if self._needs_questions:
+            return "reference questions"
         return "reference images" if self._takes_images else "text"
 
     def check_parts(self, parts: PartsConfig) -> None:
@@ -227,10 +232,15 @@ class AnchorPreservingProjection(AbstractMethod):
                 parts=session.parts,
                 linears=linears,
                 bases=bases,
-                questions=self.reference.questions() if self._asks_questions and self.reference is not None else None,
+                questions=self._questions(),
                 language_images=self.language_anchor != "text",
                 progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
+
+    def _questions(self) -> list[str] | None:
+        if not self._asks_questions or self.reference is None:
+            return None
+        return [item.question for item in self.reference.questions()]
 
     def _text_linears(self, parts: VLMParts) -> list[str]:
         """The linears of the language model that are held by what enters them."""

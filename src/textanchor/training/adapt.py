@@ -73,7 +73,7 @@ def adapt(
     workspace = workspace_of(config.output)
     checkpoint = checkpoint_to_resume(workspace, resume=resume)
     method = load_method(config.method)
-    conversations = method.training_data(read_training_data(config), config.training.seed)
+    conversations = read_training_data(config)
     if model is None:
         model, processor = load_vlm(config.model)
     with checkpoints_kept(workspace):

@@ -8,7 +8,7 @@ import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from textanchor.config import from_dict
 from textanchor.errors import ConfigError
@@ -18,16 +18,21 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import TrainerCallback
 
-    from textanchor.data.items import Conversation
+    from textanchor.data.items import Conversation, Item
     from textanchor.holds import HoldPlan, Probe
     from textanchor.training.adapters import AdapterTargets
     from textanchor.training.session import Session
 
-Needs = Literal["nothing", "text", "reference images", "old data"]
+Needs = Literal["nothing", "text", "reference images", "reference questions", "old data"]
 """What a method asks for beside the training data; methods are compared within one class of needs.
 
-"reference images" are unlabelled; "old data" are questions with images and answers, of what the model is to keep.
+"reference images" are unlabelled; "reference questions" are such images with a question each, without answers; "old
+data" are questions with images and answers, of what the model is to keep.
 """
+
+
+AnsweredByBase: TypeAlias = "Callable[[Sequence[Item]], list[Conversation]]"
+"""Questions with what the model answers before it is trained."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,9 @@ class AbstractMethod:
         """The model with adapters on `targets`; by default PEFT's LoRA with B = 0."""
         return targets.wrapped(targets.lora_config())
 
-    def training_data(self, conversations: "Sequence[Conversation]", seed: int) -> "Sequence[Conversation]":
+    def training_data(
+        self, conversations: "Sequence[Conversation]", seed: int, answered: "AnsweredByBase"
+    ) -> "Sequence[Conversation]":
         """What is trained on, made from the configuration's own conversations; by default these."""
         return conversations
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from textanchor.training.dataset import EncodedConversations, conversations_hash
 from textanchor.training.features import FeatureCache, FeatureStore
 from textanchor.training.hf import RunCallback, TokenCounter
 from textanchor.training.method import AbstractMethod
+from textanchor.training.own_answers import own_answers
 from textanchor.training.processor_speed import cast_once
 from textanchor.training.session import Session
 from textanchor.training.trainable import num_trained, set_up_training
@@ -53,18 +55,21 @@ class TrainingRun:
         *,
         anchors: Path | None = None,
     ):
-        """`anchors` is a folder for what runs of equal models may share."""
+        """`conversations` are the configuration's own; `anchors` is a folder for what equal models' runs may share."""
         self.config, self.method, self.processor, self.checkpoint = config, method, processor, checkpoint
         self.began = time.monotonic()
-        self.hashes = {"model": tensors_hash(model.state_dict().items()), "data": conversations_hash(conversations)}
         use_chat_template(processor, config.data.chat_template)
         self.arguments = training_arguments(config.training, workspace)
+        model = model.to(self.arguments.device)
+        answered = partial(own_answers, model, processor)
+        conversations = method.training_data(conversations, config.training.seed, answered)
+        self.hashes = {"model": tensors_hash(model.state_dict().items()), "data": conversations_hash(conversations)}
         limit = config.data.max_tokens or longest_sequence(model)
         examples = EncodedConversations(conversations, processor, max_tokens=limit)
         self.collator = Collator(processor.tokenizer.pad_token_id or 0)
         self.first_batch = self.collator([examples[i] for i in range(min(NUM_CHECKED, len(examples)))])
         """The first conversations, to compare the trained model with the written one."""
-        self.session = self._session(model.to(self.arguments.device), workspace, anchors)
+        self.session = self._session(model, workspace, anchors)
         self.num_trained = num_trained(self.session.parts)
         self.attachment = method.start(self.session)
         callbacks = [*self.attachment.callbacks, *callbacks]
