@@ -48,7 +48,7 @@ SETTINGS = {
     "full language model": PartsConfig(projector=FROZEN, language_model=FULL),
 }
 OUTPUTS: dict[str, Any] = {"mode": "outputs", "num_kept": 64}
-INPUTS: dict[str, Any] = {"mode": "inputs", "kept_fraction": 0.3}
+INPUTS: dict[str, Any] = {"mode": "inputs"}
 HOLDS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
     "R1 projector": {
         "exact": {"projector": OUTPUTS},
@@ -62,6 +62,7 @@ HOLDS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
     },
     "full language model": {"exact": {"language_model": INPUTS}},
 }
+"""Setting -> hold -> part -> its filter, but for the fraction of the language model's directions."""
 TARGETS = {"R1 projector": 1.02, "R2 projector + LoRA": 1.02, "full language model": 1.10}
 BATCHES = {8: 8, 32: 32, 64: 16}
 """Examples of a step -> of them in one forward pass; the others are accumulated."""
@@ -170,7 +171,15 @@ def run_child(setting: str, plan_folder: Path | str, batch_size: int, num_pairs:
 Rows = Iterator[dict[str, Any]]
 
 
-def embedded_costs(num_pairs: int, wanted: list[str]) -> Rows:
+def filters_of(setting: str, hold: str, kept_fraction: float) -> dict[str, ta.FilterConfig]:
+    """What each part is held by."""
+    held = {part: dict(options) for part, options in HOLDS[setting][hold].items()}
+    if "language_model" in held:
+        held["language_model"]["kept_fraction"] = kept_fraction
+    return {part: ta.FilterConfig(**options) for part, options in held.items()}
+
+
+def embedded_costs(num_pairs: int, wanted: list[str], kept_fraction: float) -> Rows:
     """A row for each setting and hold on the embedded model."""
     if not wanted:
         return
@@ -180,9 +189,10 @@ def embedded_costs(num_pairs: int, wanted: list[str]) -> Rows:
     for setting in wanted:
         parts, _, _ = prepared(setting, SIZES[setting][0])
         without: dict[int, float] = {}
-        for hold, filters in HOLDS[setting].items():
+        for hold in HOLDS[setting]:
+            held = filters_of(setting, hold, kept_fraction)
             with tempfile.TemporaryDirectory() as folder:
-                plan = ta.plan_holds(parts, anchor, {part: ta.FilterConfig(**f) for part, f in filters.items()})
+                plan = ta.plan_holds(parts, anchor, held)
                 plan.save(Path(folder) / "plan")
                 for size in SIZES[setting]:
                     if size not in without:
@@ -190,13 +200,17 @@ def embedded_costs(num_pairs: int, wanted: list[str]) -> Rows:
                     repeats = num_pairs if size == SIZES[setting][0] else min(num_pairs, LARGE_PAIRS)
                     found = run_child(setting, Path(folder) / "plan", size, repeats)
                     found["memory_ratio"] = found["peak_memory_mb"] / without[size]
-                    yield {"model": "embedded", "setting": setting, "hold": hold, "target": TARGETS[setting], **found}
+                    named = {"model": "embedded", "setting": setting, "hold": hold, "target": TARGETS[setting]}
+                    if "language_model" in held:
+                        named["language_kept_fraction"] = kept_fraction
+                    yield named | found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--record", type=Path)
     parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--kept-fraction", type=float, default=0.3, help="of the language model's input directions")
     parser.add_argument("--only", choices=("setup", "projector", *SETTINGS), nargs="*")
     parser.add_argument("--note", default="", help="what else ran on the machine")
     parser.add_argument("--child", nargs=3, metavar=("SETTING", "PLAN", "SIZE"))
@@ -214,7 +228,9 @@ def main() -> None:
         "task": "shape",
         "rows": [],
     }
-    parts = [embedded_costs(options.pairs, [setting for setting in SETTINGS if setting in wanted])]
+    parts = [
+        embedded_costs(options.pairs, [setting for setting in SETTINGS if setting in wanted], options.kept_fraction)
+    ]
     parts += [projector_costs()] if "projector" in wanted else []
     parts += [setup_costs()] if "setup" in wanted else []
     for row in itertools.chain.from_iterable(parts):
