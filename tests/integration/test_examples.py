@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from helpers.tiny_llava import tiny_llava_with_processor
 from helpers.tiny_runs import mixed_conversations
@@ -16,6 +17,12 @@ from textanchor.training.sequences import encode
 
 EXAMPLES = {"plain_pytorch", "vlm_plain_loop", "vlm_accelerate", "vlm_trainer", "vlm_trl"}
 SETTINGS: dict[str, Any] = {"steps": 5, "batch_size": 2, "learning_rate": 1e-2}
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> None:
+    """A script begins without what an earlier run in this process left in accelerate, such as its precision."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_every_example_is_run_here(repository: Path) -> None:
