@@ -133,6 +133,10 @@ CASES: dict[str, Case] = {
         {"method": APP},
         {"method": {"name": "app", "projector": OUT, "anchor": "FOLDER/anchor"}},
     ),
+    "AnchorPreservingProjection.replay_reference": (
+        app(OUT, reference=REFERENCE),
+        app(OUT, reference=REFERENCE, replay_reference=True),
+    ),
     "AnchorPreservingProjection.language_anchor": (
         app(OUT, language_model=IN, reference=REFERENCE),
         app(OUT, language_model=IN, reference=REFERENCE, language_anchor="text_and_images"),

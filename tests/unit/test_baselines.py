@@ -102,6 +102,16 @@ def test_replay_of_questions_takes_the_answers_of_the_model_before_training() ->
     assert method.needs == "reference questions"
 
 
+def test_app_replays_its_reference_images_where_it_is_told_to() -> None:
+    answered = partial(own_answers, *tiny_llava_with_processor())
+    reference = {"tasks": ["color", "shape"], "num_images": 4}
+    held = {"name": "app", "projector": {"mode": "outputs", "num_kept": 4}, "reference": reference}
+    new = mixed_conversations()
+    assert load_method(held).training_data(new, 0, no_answers) == new
+    mixed = load_method(held | {"replay_reference": True}).training_data(new, 0, answered)
+    assert mixed == load_method({"name": "replay", "reference": reference}).training_data(new, 0, answered)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

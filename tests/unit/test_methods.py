@@ -85,6 +85,11 @@ SEES = {"language_anchor": "text_and_images"}
             r"give reference\.question",
         ),
         ({"projector": TEXT_HELD, **SEES}, "without such a hold"),
+        ({"projector": TEXT_HELD, "replay_reference": True}, "no effect without reference"),
+        (
+            {"projector": TEXT_HELD, "replay_reference": True, "reference": {"folder": "a", "num_images": 2}},
+            r"give reference\.question",
+        ),
         (
             {"language_model": HELD, "language_anchor": "text_and_images", "anchor": "a"},
             "no effect beside a saved anchor",
@@ -114,6 +119,8 @@ def test_app_needs_images_only_where_what_enters_the_projector_is_held() -> None
     assert load_method({"name": "app", "projector": pulled, "reference": reference}).needs == "reference images"
     asks = {"name": "app", "language_model": HELD, **SEES, "reference": reference}
     assert load_method(asks).needs == "reference questions"
+    replays = {"name": "app", "projector": TEXT_HELD, "reference": reference, "replay_reference": True}
+    assert load_method(replays).needs == "reference questions"
     sensitive = TEXT_HELD | {"basis": "reference_sensitivity"}
     assert load_method({"name": "app", "projector": sensitive, "reference": reference}).needs == "reference questions"
     assert load_method({"name": "app", "projector": TEXT_HELD | {"basis": "text_sensitivity"}}).needs == "text"

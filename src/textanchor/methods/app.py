@@ -24,15 +24,18 @@ from textanchor.holds.sources import (
 )
 from textanchor.training.config import PartsConfig
 from textanchor.training.hf import AnchorCallback
-from textanchor.training.method import AbstractMethod, Attachment, Needs
+from textanchor.training.method import AbstractMethod, AnsweredByBase, Attachment, Needs
 from textanchor.training.session import Session
 from textanchor.training.trainable import trained_parameters
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import VLMParts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
+    from textanchor.data.items import Conversation
     from textanchor.training.adapters import AdapterTargets
 
 DEFAULT_FILTERS = {
@@ -69,6 +72,9 @@ class AnchorPreservingProjection(AbstractMethod):
     language_anchor: Literal["text", "text_and_images"] = "text"
     """What the language model's linears are held on: the texts, or beside them the reference images with a question
     each, as the model is to keep answering."""
+    replay_reference: bool = False
+    """Whether the reference images are trained on as well: each with its question and the model's own answer from
+    before training, as under `replay`."""
     anchor: Path | None = None
     """A saved anchor to use, in place of fitting one."""
 
@@ -91,30 +97,29 @@ class AnchorPreservingProjection(AbstractMethod):
                 "language_anchor: text_and_images need an anchor that was fitted on images: add reference (task, "
                 "tasks, path or folder, and num_images), or anchor"
             )
+        if self.replay_reference and self.reference is None:
+            raise ConfigError("replay_reference has no effect without reference: add it, or remove replay_reference")
         if self.reference is not None and self.reference.folder is not None:
             self._check_question(self.reference.question)
         if self.num_texts is not None and self.num_texts < 1:
             raise ConfigError(f"num_texts must be at least 1, found {self.num_texts}")
 
     def _check_question(self, question: str | None) -> None:
-        if self._asks_questions and question is None:
+        asks = self.replay_reference or (self.anchor is None and self._anchor_asks)
+        if asks and question is None:
             raise ConfigError(
-                f"basis {REFERENCE_SENSITIVITY} and language_anchor: text_and_images ask about each reference image: "
-                "give reference.question, or a task, whose items have questions"
+                f"basis {REFERENCE_SENSITIVITY}, language_anchor: text_and_images and replay_reference ask about each "
+                "reference image: give reference.question, or a task, whose items have questions"
             )
-        if question is not None and not self._asks_questions:
+        if question is not None and not asks:
             raise ConfigError(
-                f"reference.question has no effect without basis {REFERENCE_SENSITIVITY} or language_anchor: "
-                "text_and_images; remove it"
+                f"reference.question has no effect without basis {REFERENCE_SENSITIVITY}, language_anchor: "
+                "text_and_images or replay_reference; remove it"
             )
 
     @property
-    def _asks_questions(self) -> bool:
-        """Whether an anchor is fitted here on images with a question each."""
-        return self.anchor is None and self._needs_questions
-
-    @property
-    def _needs_questions(self) -> bool:
+    def _anchor_asks(self) -> bool:
+        """Whether the anchor is one of images with a question each."""
         return self.language_anchor != "text" or REFERENCE_SENSITIVITY in self._bases()
 
     @property
@@ -139,12 +144,12 @@ class AnchorPreservingProjection(AbstractMethod):
 
     @property
     def needs(self) -> Needs:
-        """Text alone, unless the projector is held by what enters it or images (with questions) give the basis;
-        identity asks for nothing."""
+        """Text alone, unless the projector is held by what enters it, images (with questions) give the basis or are
+        replayed; identity asks for nothing."""
+        if self._anchor_asks or self.replay_reference:
+            return "reference questions"
         if all(held.basis == IDENTITY for held in self._filters().values()):
             return "nothing"
-        if self._needs_questions:
-            return "reference questions"
         return "reference images" if self._takes_images else "text"
 
     def check_parts(self, parts: PartsConfig) -> None:
@@ -162,6 +167,14 @@ class AnchorPreservingProjection(AbstractMethod):
             held = held_text_linears(self.language_model, targets.linears["language_model"])
             targets = replace(targets, linears={**targets.linears, "language_model": held})
         return super().make_adapter(targets)
+
+    def training_data(
+        self, conversations: "Sequence[Conversation]", seed: int, answered: AnsweredByBase
+    ) -> "Sequence[Conversation]":
+        """The new conversations, and the replayed ones where they are asked for."""
+        if not self.replay_reference or self.reference is None:
+            return conversations
+        return [*conversations, *answered(self.reference.questions())]
 
     def start(self, session: Session) -> Attachment:
         """Fit the anchor, plan, freeze what has no rule, and hold by a callback."""
@@ -238,7 +251,7 @@ class AnchorPreservingProjection(AbstractMethod):
             )
 
     def _questions(self) -> list[str] | None:
-        if not self._asks_questions or self.reference is None:
+        if not self._anchor_asks or self.reference is None:
             return None
         return [item.question for item in self.reference.questions()]
 
