@@ -138,8 +138,12 @@ def test_reference_images_with_questions_are_the_rows_of_the_train_split(tmp_pat
     reference = ReferenceImages(path=tmp_path / "data.jsonl", num_images=3)
     assert [item.question for item in reference.questions()] == ["What is 1?", "What is 2?", "What is 3?"]
     assert [image.tobytes() for image in reference.for_anchor()] == [picture(i).tobytes() for i in (1, 2, 3)]
-    with pytest.raises(DataError, match="11 reference images, but num_images=9"):
-        ReferenceImages(path=tmp_path / "data.jsonl", num_images=9).for_anchor()
+    most = ReferenceImages(path=tmp_path / "data.jsonl", num_images=11)
+    assert len(most.questions()) == 11
+    with pytest.raises(DataError, match="11 reference images, but num_images=11 and 8 to measure with need 19"):
+        most.for_anchor()
+    with pytest.raises(DataError, match="11 reference images, but num_images=12; add"):
+        ReferenceImages(path=tmp_path / "data.jsonl", num_images=12).questions()
 
 
 def test_reference_images_of_tasks_are_taken_in_turn() -> None:

@@ -47,24 +47,24 @@ class ReferenceImages:
 
     def for_anchor(self) -> list[Image.Image]:
         """The images that the anchor is fitted on; DataError where there are too few."""
-        return _opened(self._all()[: self.num_images])
+        return _opened(self._items(num_probe=NUM_PROBE_IMAGES)[: self.num_images])
 
     def for_probe(self) -> list[Image.Image]:
         """The images behind them; DataError where there are too few."""
-        return _opened(self._all()[self.num_images :])
+        return _opened(self._items(num_probe=NUM_PROBE_IMAGES)[self.num_images :])
 
     def questions(self) -> list[Item]:
         """Each image that the anchor is fitted on with its question; DataError where there are too few."""
-        return self._all()[: self.num_images]
+        return self._items(num_probe=0)[: self.num_images]
 
-    def _all(self) -> list[Item]:
+    def _items(self, *, num_probe: int) -> list[Item]:
         number = self.num_images + NUM_PROBE_IMAGES
         items = (self._found(number) if self.folder is None else self._in_folder(self.folder))[:number]
-        if len(items) < number:
+        if len(items) < self.num_images + num_probe:
+            more = f" and {num_probe} to measure with need {number}" if num_probe else ""
             raise DataError(
                 f"{self.folder or self.path or ', '.join(self._tasks)}: {len(items)} reference images, but "
-                f"num_images={self.num_images} and {NUM_PROBE_IMAGES} to measure with need {number}; add "
-                "images or lower num_images"
+                f"num_images={self.num_images}{more}; add images or lower num_images"
             )
         return items
 
