@@ -60,6 +60,20 @@ def test_matched_learning_is_at_the_most_that_all_reach() -> None:
     assert pair["high"] < 0
 
 
+def test_two_arms_are_read_where_both_reach_whatever_a_third_learns() -> None:
+    slow = [(new, old) for new, old in FLAT[:2]]
+    slow = [*slow, *[slow[-1]] * (len(FLAT) - len(slow))]
+    found = curves(record("plain", STEEP), record("app", FLAT), record("slow", slow))
+    reference = reference_of(found)
+    assert reference is not None
+    result = matched(found, reference)
+    assert result["level"] == pytest.approx(0.25)
+    levels = {(pair["first"], pair["second"]): pair["level"] for pair in result["pairs"]}
+    assert levels == pytest.approx({("app", "plain"): 0.75, ("app", "slow"): 0.25, ("plain", "slow"): 0.25})
+    alone = matched(curves(record("plain", STEEP), record("app", FLAT)), reference)["pairs"][0]
+    assert next(pair for pair in result["pairs"] if "slow" not in pair.values()) == alone
+
+
 def test_the_front_averages_only_what_all_reach_and_extrapolates_nothing() -> None:
     found = curves(record("plain", STEEP), record("app", FLAT))
     reference = reference_of(found)

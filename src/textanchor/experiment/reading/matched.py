@@ -95,11 +95,10 @@ def difference_at(first: Curve, second: Curve, reference: Reference, level: floa
 
 
 def matched(curves: Sequence[Curve], reference: Reference) -> dict[str, Any]:
-    """Every arm at the most learning that all of them reach, and all pairs of arms."""
+    """Every arm at the most learning that all of them reach, and all pairs of arms at the most that both reach."""
     arms = by_arm(curves)
     level = _common_level(arms, reference)
     rows: list[dict[str, Any]] = []
-    chosen: dict[str, Curve] = {}
     for arm, own in arms.items():
         curve = None if level is None else chosen_at(own, reference, level)
         nats = None if curve is None or level is None else forgetting_at(curve, reference, level)
@@ -107,7 +106,6 @@ def matched(curves: Sequence[Curve], reference: Reference) -> dict[str, Any]:
         if curve is None or level is None or nats is None:
             rows.append({**row, "configuration": None, "forgetting": None, "points": None, "text": None, "seeds": 0})
             continue
-        chosen[arm] = curve
         points = forgetting_at(curve, reference, level, "correct") if curve.correct else None
         rows.append(
             {
@@ -119,7 +117,7 @@ def matched(curves: Sequence[Curve], reference: Reference) -> dict[str, Any]:
                 "seeds": len(curve.seeds),
             }
         )
-    return {"level": level, "rows": rows, "pairs": [] if level is None else _pairs(chosen, reference, level)}
+    return {"level": level, "rows": rows, "pairs": _pairs(arms, reference)}
 
 
 def _common_level(arms: Mapping[str, Sequence[Curve]], reference: Reference) -> float | None:
@@ -135,16 +133,20 @@ def _common_level(arms: Mapping[str, Sequence[Curve]], reference: Reference) -> 
     return None if None in levels else min(levels)
 
 
-def _pairs(chosen: Mapping[str, Curve], reference: Reference, level: float) -> list[dict[str, Any]]:
+def _pairs(arms: Mapping[str, Sequence[Curve]], reference: Reference) -> list[dict[str, Any]]:
+    """Each pair at a level of its own, so that an arm that learns little does not decide where the others are read."""
     found = []
-    for first, second in combinations(chosen, 2):
-        compared = difference_at(chosen[first], chosen[second], reference, level)
-        if compared is not None:
-            same = chosen[first].needs == chosen[second].needs
-            difference, num_seeds = compared
-            found.append(
-                {"first": first, "second": second, "same_needs": same, "seeds": num_seeds, **asdict(difference)}
-            )
+    for names in combinations(arms, 2):
+        level = _common_level({name: arms[name] for name in names}, reference)
+        if level is None:
+            continue
+        first, second = (chosen_at(arms[name], reference, level) for name in names)
+        compared = None if first is None or second is None else difference_at(first, second, reference, level)
+        if first is None or second is None or compared is None:
+            continue
+        difference, num_seeds = compared
+        row = {"first": names[0], "second": names[1], "same_needs": first.needs == second.needs, "level": level}
+        found.append({**row, "seeds": num_seeds, **asdict(difference)})
     return found
 
 

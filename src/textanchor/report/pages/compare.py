@@ -102,14 +102,18 @@ def pairs_table(found: dict[str, Any]) -> Table:
             f"{pair['first']} {MINUS} {pair['second']}",
             "same" if pair["same_needs"] else "differ",
             str(pair["seeds"]),
+            fixed(pair["level"], 2),
             NATS.change(pair["estimate"]),
             _span(pair, NATS),
             _verdict(pair),
         ]
         for pair in found["matched"]["pairs"]
     ]
-    header = ["Arms", "Needs", "Seeds", "Difference, nats", "95 %", "Keeps more"]
-    note = "Forgetting of the first less that of the second, paired by seed and item: below zero the first keeps more."
+    header = ["Arms", "Needs", "Seeds", "At learning", "Difference, nats", "95 %", "Keeps more"]
+    note = (
+        "Forgetting of the first less that of the second at the most learning that both reach, paired by seed and "
+        "item: below zero the first keeps more."
+    )
     return Table(header, rows, "first minus second at equal learning", note)
 
 
