@@ -1,6 +1,7 @@
 """What each configuration of a comparison knows after its last step, and half way back to the base.
 
     python experiments/plan/last_step.py docs/evidence/compare/near_team_both team
+    python experiments/plan/last_step.py docs/evidence/compare/near_team_controls team --by-step  # each run on its way
 
 Means over seeds, of validation and test items together: no arm is chosen here, so none has to be kept apart. Not a
 comparison at equal learning, which `make evidence` gives.
@@ -33,11 +34,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("task")
+    parser.add_argument("--by-step", action="store_true", help="every run at every scored step, instead of means")
     chosen = parser.parse_args()
     found: dict[str, list[tuple[float, float, float, float]]] = {}
     for path in sorted((chosen.folder / "runs").glob(f"*__{chosen.task}__s*.json")):
         run = read_json(path)["extra"]
         name, guess, curve = path.stem.rpartition("__s")[0], run["guess_nats"][chosen.task]["test"], run["curve"]
+        if chosen.by_step:
+            for point in curve:
+                found[f"{path.stem}, step {point['step']}"] = [state(point, chosen.task, curve[0], guess)]
+            continue
         found.setdefault(name, []).append(state(curve[-1], chosen.task, curve[0], guess))
         for point in run.get("wise_ft") or ():
             if point["alpha"] == 0.5:

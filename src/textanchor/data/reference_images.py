@@ -54,7 +54,7 @@ class ReferenceImages:
         return _opened(self._items(num_probe=NUM_PROBE_IMAGES)[self.num_images :])
 
     def questions(self) -> list[Item]:
-        """Each image that the anchor is fitted on with its question; DataError where there are too few."""
+        """Each of the images with its question, without those of the probe; DataError where there are too few."""
         return self._items(num_probe=0)[: self.num_images]
 
     def _items(self, *, num_probe: int) -> list[Item]:

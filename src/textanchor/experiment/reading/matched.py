@@ -135,19 +135,24 @@ def _common_level(arms: Mapping[str, Sequence[Curve]], reference: Reference) -> 
 
 def _pairs(arms: Mapping[str, Sequence[Curve]], reference: Reference) -> list[dict[str, Any]]:
     """Each pair at a level of its own, so that an arm that learns little does not decide where the others are read."""
-    found = []
-    for names in combinations(arms, 2):
-        level = _common_level({name: arms[name] for name in names}, reference)
-        if level is None:
-            continue
-        first, second = (chosen_at(arms[name], reference, level) for name in names)
-        compared = None if first is None or second is None else difference_at(first, second, reference, level)
-        if first is None or second is None or compared is None:
-            continue
-        difference, num_seeds = compared
-        row = {"first": names[0], "second": names[1], "same_needs": first.needs == second.needs, "level": level}
-        found.append({**row, "seeds": num_seeds, **asdict(difference)})
-    return found
+    found = [_pair({name: arms[name] for name in names}, reference) for names in combinations(arms, 2)]
+    return [pair for pair in found if pair is not None]
+
+
+def _pair(arms: Mapping[str, Sequence[Curve]], reference: Reference) -> dict[str, Any] | None:
+    """Two arms at the most learning that both reach; None where there is none, or no seed of both."""
+    level = _common_level(arms, reference)
+    if level is None:
+        return None
+    first, second = (chosen_at(own, reference, level) for own in arms.values())
+    if first is None or second is None:
+        return None
+    compared = difference_at(first, second, reference, level)
+    if compared is None:
+        return None
+    names = dict(zip(("first", "second"), arms, strict=True))
+    same_needs = first.needs == second.needs
+    return {**names, "same_needs": same_needs, "level": level, "seeds": compared[1], **asdict(compared[0])}
 
 
 def _text_at(curve: Curve, reference: Reference, level: float) -> float | None:
