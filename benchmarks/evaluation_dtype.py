@@ -3,7 +3,7 @@
     python benchmarks/evaluation_dtype.py --record docs/evidence/speed/dtype.json
 
 The embedded model answers 64 items of each of the eight tasks by candidate log-likelihood and reads 40 held-out texts:
-in float32, with its language model in bfloat16 autocast (`EvaluationOptions.autocast`), and with all of its weights in
+in float32, with its language model in bfloat16 autocast (`EvaluationOptions.precision`), and with all of its weights in
 bfloat16; --formats adds float16, which processors without products in it compute several times slower. Vision tower
 outputs are computed before, as in a run. The formats take turns, so that other work on the machine meets all alike, and
 seconds are medians over the repeats. A format whose answers are not those of float32 for every item is not one to
@@ -28,15 +28,16 @@ from textanchor.evaluation.run import evaluate
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, suite_hash
 from textanchor.records import RunRecord, Score, environment, memory_cost
 from textanchor.vlm.loading import load_vlm
+from textanchor.vlm.precision import Format
 
 REFERENCE = "float32"
-FORMATS: dict[str, tuple[torch.dtype, bool]] = {
-    REFERENCE: (torch.float32, False),
-    "bfloat16 autocast": (torch.float32, True),
-    "bfloat16": (torch.bfloat16, False),
-    "float16": (torch.float16, False),
+FORMATS: dict[str, tuple[torch.dtype, Format]] = {
+    REFERENCE: (torch.float32, "float32"),
+    "bfloat16 autocast": (torch.float32, "bfloat16"),
+    "bfloat16": (torch.bfloat16, "float32"),
+    "float16": (torch.float16, "float32"),
 }
-"""Format -> type of the weights, and whether the language model runs in bfloat16 autocast."""
+"""Format -> type of the weights, and what the language model computes in (float32: what its weights are)."""
 
 Values = dict[tuple[str, str], Any]
 """Value by suite and item id."""
@@ -61,9 +62,9 @@ def passes(
     """By format the pass and its rows, and of formats that cannot be computed here the error; all run once."""
     ready, rows, failed = {}, {}, {}
     for name in formats:
-        dtype, autocast = FORMATS[name]
+        dtype, precision = FORMATS[name]
         model, processor = load_vlm("embedded", dtype=dtype)
-        made = Pass(model, processor, suites, EvaluationOptions(autocast=autocast, tower_cache=TowerCache()))
+        made = Pass(model, processor, suites, EvaluationOptions(precision=precision, tower_cache=TowerCache()))
         try:
             rows[name], ready[name] = made(), made
         except (RuntimeError, TextanchorError) as error:  # an operation that this build lacks in that format

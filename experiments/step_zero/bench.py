@@ -60,7 +60,8 @@ class Bench:
         self.model, self.processor = load_vlm(settings.model)
         self.parts = find_parts(self.model)
         self.model_hash = tensors_hash(self.model.state_dict().items())
-        self.options = EvaluationOptions(autocast=settings.autocast, tower_cache=TowerCache())
+        precision = "bfloat16" if settings.autocast else "float32"
+        self.options = EvaluationOptions(precision=precision, tower_cache=TowerCache())
         self.cells = Cells(work / "cells")
 
     def suites(self, names: Sequence[str], num_items: int) -> list[AbstractSuite]:

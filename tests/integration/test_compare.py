@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from helpers.tiny_llava import tiny_llava_with_processor
-from textanchor.errors import TextanchorError
+from textanchor.errors import DataError, TextanchorError
 from textanchor.evaluation.registry import load_suite
 from textanchor.experiment import bench as bench_module
 from textanchor.experiment import command
@@ -27,6 +27,7 @@ from textanchor.experiment.run import run_cell
 from textanchor.holds import plan_holds
 from textanchor.records import RunRecord
 from textanchor.training.adapt import adapt
+from textanchor.vlm import precision as precision_module
 
 MATRIX: dict[str, Any] = {
     "name": "tiny",
@@ -245,6 +246,30 @@ def test_records_of_other_code_are_refused_or_run_again(tmp_path: Path, monkeypa
         run(matrix, out)
     assert run(matrix, out, rerun_stale=True, only=["arm=plain"]).num_done == 1
     assert len(list((out / "stale").rglob("*.json"))) == 1
+
+
+@pytest.mark.parametrize("fast", ["float32", "bfloat16"])
+def test_runs_of_one_folder_keep_to_one_precision(fast: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first run decides, also where a later call is on a machine that would choose otherwise."""
+    slow = {"float32": "bfloat16", "bfloat16": "float32"}[fast]
+    matrix, out = write_matrix(tmp_path), tmp_path / "out"
+    monkeypatch.setattr(precision_module, "product_speeds", lambda device, shapes: {fast: 100.0, slow: 10.0})
+    run(matrix, out, only=["arm=plain", "seed=0"])
+    monkeypatch.setattr(precision_module, "product_speeds", lambda device, shapes: {fast: 10.0, slow: 100.0})
+    run(matrix, out, only=["arm=plain", "seed=1"])
+    chosen = {name: read(out, name).extra for name in NAMES[2:]}
+    for extra in chosen.values():
+        assert extra["precision"]["used"] == extra["scoring_precision"]["used"] == fast
+        assert extra["precision"]["asked"] == "auto"
+    record = read(out, NAMES[3])
+    record.extra["scoring_precision"]["used"] = slow
+    record.save(out / "runs" / f"{NAMES[3]}.json")
+    with pytest.raises(DataError, match=f"scoring was in {fast} in {NAMES[2]} and in {slow} in {NAMES[3]}"):
+        run(matrix, out)
+
+
+def read(out: Path, name: str) -> RunRecord:
+    return RunRecord.load(out / "runs" / f"{name}.json")
 
 
 def test_a_changed_configuration_is_refused(tmp_path: Path) -> None:

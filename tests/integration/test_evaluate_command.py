@@ -42,6 +42,23 @@ def test_an_unfit_baseline_is_refused_before_the_work(folder: Path, tmp_path: Pa
     assert not (tmp_path / "two").exists()
 
 
+def test_a_baseline_decides_the_precision(folder: Path, tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    evaluate_named(folder, ["color"], num_items=3, out=before, precision="bfloat16", progress=False)
+    kept = evaluate_named(
+        folder, ["color"], num_items=3, out=tmp_path / "auto", baselines=[before], use_cache=False, progress=False
+    )
+    assert kept.record.extra["precision"] == "bfloat16" and kept.record.config["precision"]["asked"] == "auto"
+    assert str(kept).count("+0.000 [+0.000, +0.000]  equal") == 2
+    with pytest.raises(ConfigError, match="before: was scored in bfloat16, and --precision says float32"):
+        evaluate_named(folder, ["color"], num_items=3, out=tmp_path / "other", baselines=[before], precision="float32")
+    other = tmp_path / "float32"
+    evaluate_named(folder, ["color"], num_items=3, out=other, precision="float32", progress=False)
+    with pytest.raises(ConfigError, match=r"was scored in bfloat16, and .*float32 says float32"):
+        evaluate_named(folder, ["color"], num_items=3, out=tmp_path / "third", baselines=[before, other])
+    assert not (tmp_path / "third").exists() and not (tmp_path / "other").exists()
+
+
 def test_an_unknown_suite_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'colour'"):
         evaluate_named(tmp_path / "no-model", ["colour"], num_items=3, out=tmp_path / "out")

@@ -86,7 +86,7 @@ def test_a_store_serves_runs_with_the_same_tower_only() -> None:
     assert calls == []
     assert torch.allclose(found, model(**Collator(pad_token_id=0)(examples)).loss, atol=1e-5)
 
-    FeatureCache(find_parts(model), store, bfloat16=True)
+    FeatureCache(find_parts(model), store, "bfloat16")
     assert len(store) == 0
     list(FeatureCache(find_parts(model), store).index(examples))
     model.model.vision_tower.post_layernorm.weight.data += 1

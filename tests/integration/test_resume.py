@@ -18,6 +18,7 @@ from textanchor.training.adapt import AdaptResult, adapt
 from textanchor.training.checkpoints import MARKER, workspace_of
 from textanchor.training.curve import CheckpointScorer
 from textanchor.training.drift import DriftRecorder
+from textanchor.vlm import precision as precision_module
 
 APP: dict[str, Any] = {
     "name": "app",
@@ -139,6 +140,17 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(cut: Path) -> None:
     (workspace_of(cut) / "checkpoint-4" / MARKER).unlink()
     result = run(cut, APP, resume=True)
     assert result.record.extra["loss"][-1]["step"] == 6
+
+
+def test_a_resumed_run_keeps_its_precision(cut: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its machine, or what else runs there, may have changed; the promise is equal bits."""
+    marker = next(workspace_of(cut).glob(f"*/{MARKER}"))
+    first = json.loads(marker.read_text())["precision"]
+    speeds = {"float32": 1.0, "bfloat16": 1.0, {"float32": "bfloat16", "bfloat16": "float32"}[first]: 9.0}
+    monkeypatch.setattr(precision_module, "product_speeds", lambda device, shapes: speeds)
+    result = run(cut, APP, resume=True)
+    assert result.record.extra["precision"]["used"] == first
+    assert result.record.extra["precision"]["asked"] == "auto"
 
 
 def test_another_configuration_is_not_resumed(cut: Path) -> None:

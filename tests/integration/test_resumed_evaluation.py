@@ -68,7 +68,7 @@ def test_the_cache_knows_the_model_and_the_suite(tmp_path: Path) -> None:
     assert not passes, "nothing is computed twice"
     again("three", load_suites(["color"], num_items=5))
     assert passes, "another suite"
-    again("four", options=EvaluationOptions(autocast=True))
+    again("four", options=EvaluationOptions(precision="bfloat16"))
     assert passes, "computed otherwise"
     model.lm_head.weight.data.mul_(1.1)
     assert again("five") != first

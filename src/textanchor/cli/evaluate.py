@@ -1,9 +1,18 @@
 """`textanchor evaluate`: scores of a model on our suites."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class ComputeFormat(StrEnum):
+    """Values of --precision."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 def run(
@@ -46,6 +55,10 @@ def run(
     skip_malformed: Annotated[
         bool, typer.Option(help="Leave malformed rows of your files out, counted and named.")
     ] = False,
+    precision: Annotated[
+        ComputeFormat,
+        typer.Option(help="What scores are computed in; auto: as the baseline, else whichever is faster here."),
+    ] = ComputeFormat.auto,
     cache: Annotated[bool, typer.Option(help="Take results of an equal model and suite from the cache.")] = True,
 ) -> None:
     """Score MODEL on suites: accuracy and gold-answer cross-entropy on tasks, POPE, CHAIR, CIDEr-D, plain text."""
@@ -71,6 +84,7 @@ def run(
         against=against,
         base=base,
         options=options,
+        precision=precision.value,
         use_cache=cache,
     )
     typer.echo(str(result))

@@ -1,5 +1,6 @@
 """The `textanchor` command: the list of verbs, and what becomes of errors."""
 
+import logging
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -85,4 +86,6 @@ def _options(
 
 def main() -> None:
     """Entry point of the console script."""
+    logging.basicConfig(format="%(message)s")  # to standard error
+    logging.getLogger("textanchor").setLevel(logging.INFO)
     app()

@@ -58,7 +58,7 @@ class DemoConfig:
                 batch_size=self.batch_size,
                 scheduler="constant",
                 seed=self.seed,
-                precision="bfloat16",
+                cast_once=True,
                 logging_steps=5,
                 cache_features=True,
             ),

@@ -38,6 +38,7 @@ from textanchor.training.features import FeatureStore
 from textanchor.training.session import Session
 from textanchor.vlm.embedded import load_embedded
 from textanchor.vlm.parts import find_parts
+from textanchor.vlm.precision import choose_precision
 
 NUM_GEOMETRY_IMAGES = 64
 
@@ -88,7 +89,8 @@ class Demo:
         self.config, self.out, self.say, self.anchor = config, out, say, scratch / "anchor"
         say("loading the embedded model (SmolLM2-135M-Instruct, EfficientNet-lite0, projector)")
         self.model, self.processor = load_embedded()
-        self.options = EvaluationOptions(autocast=True, tower_cache=TowerCache(), batch_size=24)
+        self.precision = choose_precision(self.model, "auto")
+        self.options = EvaluationOptions(precision=self.precision.used, tower_cache=TowerCache(), batch_size=24)
         self.features = FeatureStore()  # both runs see the same images through the same frozen tower
         self.suites = Suites.build(config, self.model, self.options)
         self.images: list[Item] = load_items("caption", split="validation", num_items=NUM_GEOMETRY_IMAGES)

@@ -13,8 +13,8 @@ from textanchor.evaluation.language.summary import language_lines
 from textanchor.evaluation.registry import load_suites
 from textanchor.evaluation.retention_report import Run, retention_report
 from textanchor.evaluation.retention_table import retention_table
-from textanchor.evaluation.run import evaluate_to_folder, read_scores
-from textanchor.evaluation.suite import AbstractSuite, SuiteOptions
+from textanchor.evaluation.run import RECORD, evaluate_to_folder, read_scores
+from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, SuiteOptions
 from textanchor.evaluation.suites.closed import ClosedSuite
 from textanchor.evaluation.suites.language import LanguageSuite
 from textanchor.evaluation.suites.text import TextSuite
@@ -23,6 +23,7 @@ from textanchor.files import cache_dir, read_json, write_json
 from textanchor.records import RunRecord, Score
 from textanchor.report.retention import build_retention_page, check_retention
 from textanchor.vlm.loading import EMBEDDED, load_vlm
+from textanchor.vlm.precision import Format, Precision, choose_precision
 
 CACHE = "evaluations"
 RETENTION, RETENTION_PAGE = "retention.json", "retention.html"
@@ -60,6 +61,7 @@ def evaluate_named(
     against: Path | None = None,
     base: str | Path | None = None,
     options: SuiteOptions | None = None,
+    precision: Precision = "auto",
     use_cache: bool = True,
     progress: bool = True,
 ) -> Evaluation:
@@ -67,6 +69,7 @@ def evaluate_named(
 
     With folders of earlier evaluations, from the first to the last, as `baselines`, also retention.json and its page
     (`retention_report`, which says what `tuned` and `against`, the folder of another method's evaluation, are).
+    `precision: auto` is that of the baselines, where there are some, else the faster one (`choose_precision`).
     The text suite measures the divergence from `base`: a model by name, for "embedded" its language model as published
     unless given. What was computed is kept in the user's cache, unless it is not to be used.
     """
@@ -74,6 +77,7 @@ def evaluate_named(
     before = [Run(folder.name, _read_baseline(folder, suites, out)) for folder in baselines]
     other = None if against is None else _read_other(against, before)
     _require_known(tuned, suites, before)
+    keep = _precision_of([*baselines, *([against] if against else [])], precision)
     config = {"model": str(model), "suites": list(suite_names), "num_items": num_items, "seed": seed}
     config |= {"base": None if base is None else str(base), "options": to_dict(options or SuiteOptions())}
     if progress:
@@ -82,9 +86,20 @@ def evaluate_named(
                 print(suite.counts(), file=sys.stderr)
     loaded, processor = load_vlm(model)
     suites = _with_base(suites, model, base)
+    chosen = choose_precision(loaded, precision, keep=keep)
+    config["precision"] = chosen.record()
     cache = cache_dir() / CACHE if use_cache else None
     record = evaluate_to_folder(
-        loaded, processor, suites, out, name=str(model), seed=seed, config=config, cache=cache, progress=progress
+        loaded,
+        processor,
+        suites,
+        out,
+        name=str(model),
+        seed=seed,
+        config=config,
+        options=EvaluationOptions(precision=chosen.used),
+        cache=cache,
+        progress=progress,
     )
     if not before:
         return Evaluation(out, record, None)
@@ -106,6 +121,24 @@ def _read_other(folder: Path, before: Sequence[Run]) -> dict[str, Any]:
     if not before:
         raise ConfigError("--against compares what was kept since a baseline; give that with --baseline")
     return check_retention(read_json(folder / RETENTION), source=str(folder / RETENTION))
+
+
+def _precision_of(folders: Sequence[Path], asked: Precision) -> Format | None:
+    """What the earlier evaluations were computed in; ConfigError where they or what is asked for differ."""
+    found: dict[Path, Format] = {folder: _recorded_precision(folder) for folder in folders}
+    for folder, used in found.items():
+        for other, wanted in [*found.items(), (Path("--precision"), used if asked == "auto" else asked)]:
+            if used != wanted:
+                raise ConfigError(
+                    f"{folder}: was scored in {used}, and {other} says {wanted}; scores of two precisions are not "
+                    "compared, because rounding alone moves some answers: evaluate again with the same --precision"
+                )
+    return next(iter(found.values()), None)
+
+
+def _recorded_precision(folder: Path) -> Format:
+    extra = RunRecord.load(folder / RECORD).extra
+    return extra.get("precision") or ("bfloat16" if extra["autocast"] else "float32")  # the key of earlier versions
 
 
 def _require_known(tuned: Sequence[str], suites: Sequence[AbstractSuite], before: Sequence[Run]) -> None:

@@ -25,7 +25,8 @@ def generate_answers(
     """The greedy answer to each item as written, up to the end of turn or `max_new_tokens`; `blind`: without images.
 
     The model's own generation settings (sampling, penalties) are not used, except for its end and padding tokens.
-    `options.autocast` has no effect here: casting the weights for every token costs more than it saves.
+    It computes in the format of the weights, whatever `options.precision`: casting them for every token costs more than
+    it saves.
     """
     options = options or EvaluationOptions()
     prompts = [render_prompt(processor, item, blind=blind) for item in items]

@@ -30,7 +30,7 @@ def answerer_hash(model_hash: str, model: nn.Module, processor: Any, options: Ev
             "tokens": _tokenizer(processor),
             "template": getattr(processor, "chat_template", None),
             "images": image_processor.to_json_string() if image_processor is not None else None,
-            "options": [options.autocast, options.sharing, options.max_tokens, options.batch_size],
+            "options": [options.precision, options.sharing, options.max_tokens, options.batch_size],
             "versions": environment()["versions"],
             "code": _code_hash(),
         }

@@ -99,7 +99,7 @@ def evaluate_to_folder(
         cost={"seconds": time.monotonic() - began, **memory_cost()},
         scores=scores,
         extra={
-            "autocast": options.autocast,
+            "precision": options.precision,
             "image_sharing": _sharing(model, options),
             "malformed_rows": {suite.name: list(suite.malformed) for suite in suites if suite.malformed},
         },

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from textanchor.data.items import open_image
@@ -17,6 +16,7 @@ from textanchor.errors import ModelError
 from textanchor.evaluation.prompting import EncodedItem, as_taken_by
 from textanchor.evaluation.suite import EvaluationOptions
 from textanchor.vlm.names import unwrapped
+from textanchor.vlm.precision import Format, computing_in
 
 TWO_WAY_FAMILIES = ("florence2", "paligemma")
 """Families that read what they are given in both directions, so that an answer given with its prompt sees itself."""
@@ -55,7 +55,7 @@ def score_rows(
     rows_left = Counter(row.item for row in rows)
     for batch in _batches(items, rows, options.batch_size):
         if not all(settled[row.item] for row in batch):
-            logits_BKV = _last_logits(plain, processor, items, batch, autocast=options.autocast)
+            logits_BKV = _last_logits(plain, processor, items, batch, options.precision)
             log_p_BKV = logits_BKV.float().log_softmax(dim=-1)
             for b, row in enumerate(batch):
                 for reading in () if settled[row.item] else row.readings:
@@ -98,7 +98,7 @@ def _batches(items: Sequence[EncodedItem], rows: Sequence[_Row], batch_size: int
 
 
 def _last_logits(
-    model: Any, processor: Any, items: Sequence[EncodedItem], rows: Sequence[_Row], *, autocast: bool
+    model: Any, processor: Any, items: Sequence[EncodedItem], rows: Sequence[_Row], precision: Format
 ) -> Tensor:
     """(B, K, V) logits of the last K places of each row, all rows ending at the last place."""
     images = [[open_image(image)] for row in rows if (image := items[row.item].image) is not None]
@@ -118,6 +118,6 @@ def _last_logits(
                 f"without, so the answer cannot be found in {row.text[-40:]!r}; this processor is not supported"
             )
     num_places = max(reading.from_end for row in rows for reading in row.readings)
-    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=autocast):
+    with computing_in(precision, model.device):
         logits_BLV = model(**inputs, logits_to_keep=num_places, use_cache=False).logits
     return logits_BLV[:, -num_places:]

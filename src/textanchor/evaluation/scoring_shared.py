@@ -17,6 +17,7 @@ from textanchor.evaluation.prompting import EncodedItem
 from textanchor.evaluation.suite import EvaluationOptions, image_hash
 from textanchor.evaluation.token_tree import TokenTree, tree_states
 from textanchor.vlm.names import unwrapped
+from textanchor.vlm.precision import Format, computing_in
 
 IMAGES_AT_ONCE = 128
 """Bounds the memory for projected images; rows are sorted by length among them."""
@@ -67,7 +68,7 @@ def score_shared(
             asked = list(dict.fromkeys(reading.item for row in batch for reading in row.readings))
             if _taken(nats, items, asked, options):
                 continue
-            for reading, value in _read(model, batch, states, autocast=options.autocast):
+            for reading, value in _read(model, batch, states, options.precision):
                 nats[reading.item][reading.candidate] += value
             options.keep(lambda asked=asked: {items[index].key: nats[index] for index in asked})
             options.finished(len(asked))
@@ -132,11 +133,11 @@ def _batches(rows: Sequence[_Row], max_tokens: int) -> Iterator[list[_Row]]:
 
 
 def _read(
-    model: nn.Module, rows: Sequence[_Row], images: dict[str, Tensor], *, autocast: bool
+    model: nn.Module, rows: Sequence[_Row], images: dict[str, Tensor], precision: Format
 ) -> Iterator[tuple[Reading, float]]:
     """Every reading of the rows with its nats."""
     plain: Any = unwrapped(model)
-    with torch.autocast(plain.device.type, dtype=torch.bfloat16, enabled=autocast):
+    with computing_in(precision, plain.device):
         states_BLD = tree_states(plain.get_decoder(), plain.get_input_embeddings(), [row.tree for row in rows], images)
     positions: dict[tuple[int, int], int] = {}
     readings = [(b, reading) for b, row in enumerate(rows) for reading in row.readings]

@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 
     from textanchor.evaluation.images import TowerCache
     from textanchor.evaluation.journal import Journal
+    from textanchor.vlm.precision import Format
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """How to compute, not what: apart from `autocast`, no option changes a score by more than rounding."""
+    """How to compute, not what: apart from `precision`, no option changes a score by more than rounding."""
 
-    autocast: bool = False
-    """Language model in bfloat16 where scores are read from one forward pass; logits of closed answers stay float32.
+    precision: "Format" = "float32"
+    """bfloat16: the language model where scores are read from one forward pass; logits of closed answers stay float32.
 
-    Faster on processors that compute in bfloat16; one answer of the embedded model moved by up to .23 nats, so compare
-    only scores that were both computed with it or both without.
+    Faster on devices that compute in bfloat16 (`textanchor.vlm.precision` finds out); one answer of the embedded model
+    moved by up to .23 nats, so compare only scores of one precision.
     """
     sharing: Literal["auto", "off"] = "auto"
     """Whether questions about one image share its tokens, where the model allows it (`sharing_obstacle`)."""

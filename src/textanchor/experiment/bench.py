@@ -3,7 +3,7 @@
 A run changes the model in place; afterwards its trained tensors are put back, and a hash proves that it is the base.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from textanchor.training.session import Session
 from textanchor.vlm.hashing import tensors_hash
 from textanchor.vlm.loading import load_vlm
 from textanchor.vlm.names import base_parameters
+from textanchor.vlm.precision import ComputePrecision, Format, choose_precision
 
 Loader = Callable[[str], tuple[Any, Any]]
 
@@ -32,6 +33,7 @@ class Start:
     """The base model's scores, the same for all runs with these suites."""
 
     suites: Suites
+    precision: ComputePrecision
     tasks: Columns
     text: dict[str, list[float]]
     free: Columns
@@ -40,7 +42,13 @@ class Start:
 class Bench:
     """One base model at a time, and what was computed of it."""
 
-    def __init__(self, load: Loader = load_vlm, *, anchors: Path | None = None):
+    def __init__(
+        self,
+        load: Loader = load_vlm,
+        *,
+        anchors: Path | None = None,
+        precisions: Mapping[str, Format] | None = None,
+    ):
         self._load = load
         self._name: str | None = None
         self._loaded: tuple[Any, Any] | None = None
@@ -48,6 +56,8 @@ class Bench:
         self._starts: dict[str, Start] = {}
         self._data = ""
         self.features = FeatureStore()
+        self.precisions: Mapping[str, Format] = precisions or {}
+        """What training and scoring have to keep to where `auto` is asked for: that of earlier records."""
         self.anchors = anchors
         """Where runs of one base keep fitted anchors for one another: on disk, because one may take a gigabyte."""
 
@@ -117,18 +127,21 @@ class Bench:
         model, processor, _ = self.model(cell)
         if key not in self._starts:
             config = cell.evaluation
+            precision = choose_precision(model, config.precision, keep=self.precisions.get("scoring"))
             options = EvaluationOptions(
-                autocast=config.autocast, tower_cache=self._tower_cache, batch_size=config.batch_size
+                precision=precision.used, tower_cache=self._tower_cache, batch_size=config.batch_size
             )
             suites = Suites.build(cell.suite, cell.candidates, config, options)
             rows = suites.score_tasks(model, processor)
             if cell.retained is None:
                 able = [t for t in suites.retained if can_do(rows, t, suites.num_validation[t])]
                 suites = suites.keep_only(able)
-            self._starts[key] = self._scored(suites, rows, model, processor)
+            self._starts[key] = self._scored(suites, precision, rows, model, processor)
         return self._starts[key]
 
-    def _scored(self, suites: Suites, rows: Sequence[Score], model: Any, processor: Any) -> Start:
+    def _scored(
+        self, suites: Suites, precision: ComputePrecision, rows: Sequence[Score], model: Any, processor: Any
+    ) -> Start:
         if not suites.retained:
             raise ModelError(
                 f"the base model can do none of the tasks beside {suites.new}, so there is nothing to retain; name "
@@ -137,7 +150,7 @@ class Bench:
         known = {suite.name for suite in suites.tasks}
         tasks = task_columns([row for row in rows if row.suite in known])
         text = text_columns(suites.score_text(model, processor))
-        return Start(suites, tasks, text, suites.answer_freely(model, processor))
+        return Start(suites, precision, tasks, text, suites.answer_freely(model, processor))
 
 
 def _hash(model: Any) -> str:

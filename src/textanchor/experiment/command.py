@@ -72,7 +72,8 @@ def compare(
             say(f"  {_state(cell, status)}  {cell.name}")
         return Outcome(len(status.done), len(status.failed), len(status.left), out)
     with tempfile.TemporaryDirectory(prefix="textanchor-") as scratch:
-        failed = _run_all(status, results, Bench(load, anchors=Path(scratch)), say, max_minutes)
+        bench = Bench(load, anchors=Path(scratch), precisions=results.precisions())
+        failed = _run_all(status, results, bench, say, max_minutes)
     tables = ""
     if records := results.records():
         tables = terminal_tables(write_summary(name, records, out))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from textanchor.errors import ConfigError
+from textanchor.vlm.precision import Precision
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*(_[A-Za-z0-9.+-]+)*")
 """Names become parts of file names, which are joined by two underscores."""
@@ -70,8 +71,8 @@ class EvaluationConfig:
     """Leading directions of the visual and of the text space whose angles and coupling are recorded."""
     points: int = 6
     """Number of log-spaced steps."""
-    autocast: bool = True
-    """Score with the language model in bfloat16."""
+    precision: Precision = "auto"
+    """What the language model computes scores in; auto: whichever is faster, for all runs of a comparison alike."""
     batch_size: int = 24
     """Answers generated side by side, and rows where questions cannot share an image."""
     seed: int = 0

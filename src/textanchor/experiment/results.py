@@ -10,9 +10,12 @@ from textanchor.errors import DataError, TextanchorError
 from textanchor.experiment.cells import Cell
 from textanchor.files import atomic_file
 from textanchor.records import RunRecord
+from textanchor.vlm.precision import Format
 
 RUNS, FAILED, STALE = "runs", "failed", "stale"
 MOST_NAMED = 3
+PRECISIONS = {"training": "precision", "scoring": "scoring_precision"}
+"""What is computed -> key of its `ComputePrecision` in a record."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,23 @@ class Results:
             if found.setdefault(name, digest) != digest:
                 raise DataError(f"{self.folder}: records of two different models called {name}; move one kind away")
         return found
+
+    def precisions(self) -> dict[str, Format]:
+        """What runs that left the choice open trained in and were scored in; DataError where the records disagree."""
+        found: dict[str, tuple[str, Format]] = {}
+        for record in self.records():
+            for what, key in PRECISIONS.items():
+                chosen = record.extra.get(key)
+                if chosen is None or chosen["asked"] != "auto":
+                    continue
+                other, used = found.setdefault(what, (record.name, chosen["used"]))
+                if used != chosen["used"]:
+                    raise DataError(
+                        f"{self.folder}: {what} was in {used} in {other} and in {chosen['used']} in {record.name}, "
+                        "and runs in two precisions are not compared: move one kind away, or set the precision in the "
+                        "matrix and run it again"
+                    )
+        return {what: used for what, (_, used) in found.items()}
 
     def records(self) -> list[RunRecord]:
         """All finished runs, by name."""

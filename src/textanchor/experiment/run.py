@@ -60,6 +60,7 @@ def run_cell(cell: Cell, bench: Bench) -> RunRecord:
             features,
             Path(scratch),
             None,
+            keep_precision=bench.precisions.get("training"),
             anchors=bench.anchors,
         )
         sessions.append(run.session)
@@ -107,6 +108,7 @@ def run_cell(cell: Cell, bench: Bench) -> RunRecord:
                 "needs": method.needs,
                 "trains_language": _trains_language(cell),
             },
+            "scoring_precision": start.precision.record(),
             "identity": cell.identity(),
             "items": start.suites.items(),
             "guess_nats": start.suites.guess_nats(),

@@ -15,7 +15,12 @@ from textanchor.holds import HoldPlan
 from textanchor.records import RunRecord
 from textanchor.training.adapter_export import save_adapter_checked
 from textanchor.training.audit import Audit
-from textanchor.training.checkpoints import checkpoint_to_resume, checkpoints_kept, workspace_of
+from textanchor.training.checkpoints import (
+    checkpoint_to_resume,
+    checkpoints_kept,
+    precision_of_checkpoint,
+    workspace_of,
+)
 from textanchor.training.config import AdaptConfig
 from textanchor.training.dataset import read_training_data
 from textanchor.training.export import logits_of, merged, save_checked
@@ -77,7 +82,18 @@ def adapt(
     if model is None:
         model, processor = load_vlm(config.model)
     with checkpoints_kept(workspace):
-        run = TrainingRun(config, method, model, processor, conversations, callbacks, features, workspace, checkpoint)
+        run = TrainingRun(
+            config,
+            method,
+            model,
+            processor,
+            conversations,
+            callbacks,
+            features,
+            workspace,
+            checkpoint,
+            keep_precision=None if checkpoint is None else precision_of_checkpoint(checkpoint),
+        )
         run.train()
         result = _written(run)
     shutil.rmtree(workspace, ignore_errors=True)  # the output is complete, there is nothing left to resume

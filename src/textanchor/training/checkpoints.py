@@ -15,21 +15,28 @@ from textanchor.errors import ConfigError
 from textanchor.files import read_json, write_json
 from textanchor.training.config import AdaptConfig
 from textanchor.training.hf import RunCallback, checkpoint_folder
+from textanchor.vlm.precision import Format
 
 MARKER = "textanchor.json"
 """Written last: a checkpoint without it was cut off while it was written."""
+PRECISION = "precision"
 
 
 class CheckpointKeeper(TrainerCallback):
     """Writes the marker with what the run's other callbacks recorded; it must stand last among them."""
 
-    def __init__(self, config: AdaptConfig, hashes: Mapping[str, str], callbacks: Sequence[RunCallback]):
+    def __init__(
+        self, config: AdaptConfig, hashes: Mapping[str, str], precision: Format, callbacks: Sequence[RunCallback]
+    ):
         self.identity = {"config": run_identity(config), **hashes}
+        self.precision: Format = precision
         self.callbacks = callbacks
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         records = {callback.name: callback.record() for callback in self.callbacks}
-        write_json(checkpoint_folder(args, state) / MARKER, {**self.identity, "records": records})
+        write_json(
+            checkpoint_folder(args, state) / MARKER, {**self.identity, PRECISION: self.precision, "records": records}
+        )
 
     def restore_all(self, checkpoint: Path) -> None:
         """Hand the records of `checkpoint` back; ConfigError where it is of another run."""
@@ -76,6 +83,11 @@ def checkpoint_to_resume(workspace: Path, *, resume: bool) -> Path | None:
             f"{workspace}: an interrupted run left {newest.name} here; resume it, or remove the folder to start anew"
         )
     return newest
+
+
+def precision_of_checkpoint(checkpoint: Path) -> Format | None:
+    """The number format that the run computed in, which a resumed run keeps to; None where nothing is said."""
+    return read_json(checkpoint / MARKER).get(PRECISION)
 
 
 def newest_checkpoint(workspace: Path) -> Path | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from textanchor.errors import ConfigError
+from textanchor.vlm.precision import Precision
 
 PartName = Literal["projector", "language_model", "vision_tower"]
 PART_NAMES: tuple[PartName, ...] = get_args(PartName)
@@ -133,11 +134,12 @@ class TrainingConfig:
     """Gradients are scaled down to this norm; null leaves them alone."""
     seed: int = 0
     """Seed of the data order, of the LoRA initialisation and of the drawn task."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Weights are float32 in either case; bfloat16 computes the forward pass in autocast."""
+    precision: Precision = "auto"
+    """auto: whichever of the two is faster on the device; weights are float32 in either case, bfloat16 computes the
+    forward pass in autocast."""
     cast_once: bool = False
-    """Under bfloat16, keep a copy of the frozen linears' weights in bfloat16 instead of casting them at every step: the
-    same numbers sooner, for half of these weights' memory on top."""
+    """Where that is bfloat16, keep a copy of the frozen linears' weights in bfloat16 instead of casting them at every
+    step: the same numbers sooner, for half of these weights' memory on top."""
     save_steps: int | None = None
     """Write a checkpoint every so many steps, from which the run can be resumed; null writes none."""
     logging_steps: int = 10
@@ -162,8 +164,8 @@ class TrainingConfig:
             raise ConfigError(f"warmup is a share of the steps, at least 0 and below 1, found {self.warmup}")
         if self.weight_decay < 0:
             raise ConfigError(f"weight_decay must be at least 0, found {self.weight_decay}")
-        if self.cast_once and self.precision != "bfloat16":
-            raise ConfigError("cast_once has no effect without precision: bfloat16")
+        if self.cast_once and self.precision == "float32":
+            raise ConfigError("cast_once has no effect with precision: float32; remove it")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must lie between 0 and {2**32 - 1}, found {self.seed}")
 

@@ -25,6 +25,7 @@ from textanchor.training.sequences import Example
 from textanchor.vlm.hashing import tensors_hash
 from textanchor.vlm.names import is_within, unwrapped
 from textanchor.vlm.parts import VLMParts
+from textanchor.vlm.precision import Format, computing_in
 
 PIXELS = "pixel_values"
 BATCH_SIZE = 8
@@ -65,7 +66,7 @@ class FeatureCache:
     A `store` of another tower, or of the same one computed in another precision, is emptied.
     """
 
-    def __init__(self, parts: VLMParts, store: FeatureStore | None = None, *, bfloat16: bool = False):
+    def __init__(self, parts: VLMParts, store: FeatureStore | None = None, precision: Format = "float32"):
         if any(is_within(path, parts.vision_tower) for path in parts.projector):
             raise ModelError(
                 f"the projector of {type(unwrapped(parts.model)).__name__} lies inside its vision tower, so the "
@@ -74,12 +75,12 @@ class FeatureCache:
         self._model = unwrapped(parts.model)
         self._tower = parts.module(parts.vision_tower)
         self._device = next(self._tower.parameters()).device
-        self._bfloat16 = bfloat16
+        self._precision: Format = precision
         self._store = FeatureStore() if store is None else store
         tower_hash = tensors_hash([*parts.parameters_of("vision_tower").items(), *self._tower.named_buffers()])
-        if self._store.tower_hash != f"{tower_hash} {bfloat16}":
+        if self._store.tower_hash != f"{tower_hash} {precision}":
             self._store.forget()
-            self._store.tower_hash = f"{tower_hash} {bfloat16}"
+            self._store.tower_hash = f"{tower_hash} {precision}"
 
     @torch.no_grad()
     def index(self, examples: Iterable[Example]) -> Iterator[Example]:
@@ -92,7 +93,7 @@ class FeatureCache:
                 visual = {name: joined([inputs[name] for inputs in seen]).to(self._device) for name in seen[0]}
                 if visual.get(PIXELS, torch.empty(0)).ndim < 4:
                     raise ModelError(f"the processor gives images as patches, which cannot be told apart; {WAY_OUT}")
-                with self._tower_replaced(self._record), self._precision():
+                with self._tower_replaced(self._record), computing_in(self._precision, self._device):
                     self._model.get_image_features(**visual)  # pyright: ignore[reportCallIssue]
             yield from (self._numbered(example) for example in batch)
 
@@ -101,9 +102,6 @@ class FeatureCache:
         """Within it the model takes the images of indexed examples, and only those."""
         with self._tower_replaced(self._look_up):
             yield
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16)
 
     def _record(self, original: Callable[..., Any], pixels_N3HW: Tensor, keywords: dict[str, Any]) -> Any:
         store, keys = self._store, [_digest(image) for image in pixels_N3HW]

@@ -27,9 +27,10 @@ from textanchor.training.own_answers import own_answers
 from textanchor.training.processor_speed import cast_once
 from textanchor.training.session import Session
 from textanchor.training.trainable import num_trained, set_up_training
-from textanchor.training.trainer import AdaptTrainer, configuration_kept, training_arguments
+from textanchor.training.trainer import AdaptTrainer, configuration_kept, training_arguments, training_device
 from textanchor.training.updates import StartWeights
 from textanchor.vlm.hashing import tensors_hash
+from textanchor.vlm.precision import Format, choose_precision
 
 NUM_CHECKED = 2
 """Conversations on which the saved model's logits are compared with the trained one's."""
@@ -53,13 +54,20 @@ class TrainingRun:
         workspace: Path,
         checkpoint: Path | None,
         *,
+        keep_precision: Format | None = None,
         anchors: Path | None = None,
     ):
-        """`conversations` are the configuration's own; `anchors` is a folder for what equal models' runs may share."""
+        """`conversations` are the configuration's own; `anchors` is a folder for what equal models' runs may share.
+
+        `keep_precision` is what `training.precision: auto` has to keep to.
+        """
         self.config, self.method, self.processor, self.checkpoint = config, method, processor, checkpoint
         self.began = time.monotonic()
         use_chat_template(processor, config.data.chat_template)
-        self.arguments = training_arguments(config.training, workspace)
+        self.precision = choose_precision(
+            model, config.training.precision, device=training_device(), keep=keep_precision
+        )
+        self.arguments = training_arguments(config.training, workspace, bfloat16=self.precision.bfloat16)
         model = model.to(self.arguments.device)
         answered = partial(own_answers, model, processor)
         conversations = method.training_data(conversations, config.training.seed, answered)
@@ -75,7 +83,7 @@ class TrainingRun:
         callbacks = [*self.attachment.callbacks, *callbacks]
         self.recorded = [callback for callback in callbacks if isinstance(callback, RunCallback)]
         self.tokens = TokenCounter()
-        self.keeper = CheckpointKeeper(config, self.hashes, [*self.recorded, self.tokens])
+        self.keeper = CheckpointKeeper(config, self.hashes, self.precision.used, [*self.recorded, self.tokens])
         self.trainer = self._trainer(examples, [*callbacks, self.keeper], features)
 
     def _session(self, model: nn.Module, workspace: Path, anchors: Path | None) -> Session:
@@ -105,7 +113,7 @@ class TrainingRun:
         settings, parts, data = self.config.training, self.session.parts, examples
         cache = None
         if settings.cache_features:
-            cache = FeatureCache(parts, store, bfloat16=settings.precision == "bfloat16")
+            cache = FeatureCache(parts, store, self.precision.used)
             indexed = cache.index(examples[i] for i in range(len(examples)))
             data = list(track(indexed, "vision tower features", total=len(examples), transient=True))
         return AdaptTrainer(
@@ -133,10 +141,11 @@ class TrainingRun:
             return
         if self.checkpoint is not None:
             self.keeper.restore_all(self.checkpoint)
-        casts = cast_once(self.session.model) if self.config.training.cast_once else nullcontext()
+        casting_once = self.precision.bfloat16 and self.config.training.cast_once
+        casts = cast_once(self.session.model) if casting_once else nullcontext()
         with configuration_kept(self.session.model), casts:
             self.trainer.train(resume_from_checkpoint=None if self.checkpoint is None else str(self.checkpoint))
-        # with precision bfloat16 accelerate leaves its autocast around the model's forward, and audits need float32
+        # in bfloat16 accelerate leaves its autocast around the model's forward, and audits need float32
         self.trainer.accelerator.unwrap_model(self.session.model, keep_fp32_wrapper=False)
         # else a next run of the same model object would not be wrapped, and silently train in float32
         vars(self.session.model).pop("_is_accelerate_prepared", None)
@@ -168,6 +177,7 @@ class TrainingRun:
                     for entry in history
                     if "loss" in entry
                 ],
+                "precision": self.precision.record(),
                 "label_only_logits": self.trainer.label_only_logits,
                 "trained_parameters": self.num_trained,
                 **{callback.name: callback.record() for callback in self.recorded},

@@ -37,7 +37,7 @@ TRAINED_TENSORS = "trained.safetensors"
 """File of a checkpoint with every trained tensor, by base name."""
 
 
-def training_arguments(config: TrainingConfig, folder: Path) -> TrainingArguments:
+def training_arguments(config: TrainingConfig, folder: Path, *, bfloat16: bool) -> TrainingArguments:
     """The Trainer's own settings; checkpoints go below `folder`. ConfigError for a tracker that is not installed."""
     missing = [tracker for tracker in config.report_to if tracker not in get_available_reporting_integrations()]
     if missing:
@@ -56,8 +56,8 @@ def training_arguments(config: TrainingConfig, folder: Path) -> TrainingArgument
         weight_decay=config.weight_decay,
         max_grad_norm=0.0 if config.max_grad_norm is None else config.max_grad_norm,
         seed=config.seed,
-        bf16=config.precision == "bfloat16",
-        use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+        bf16=bfloat16,
+        use_cpu=training_device() == "cpu",
         save_strategy="no" if config.save_steps is None else "steps",
         save_steps=500 if config.save_steps is None else config.save_steps,
         save_total_limit=2,
@@ -68,6 +68,13 @@ def training_arguments(config: TrainingConfig, folder: Path) -> TrainingArgument
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+
+
+def training_device() -> str:
+    """Kind of the device that the Trainer takes: the GPU where torch can use one."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 class AdaptTrainer(Trainer):

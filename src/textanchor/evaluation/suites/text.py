@@ -21,6 +21,7 @@ from textanchor.files import sha256_of_json
 from textanchor.records import Score
 from textanchor.vlm.hashing import tensors_hash
 from textanchor.vlm.names import unwrapped
+from textanchor.vlm.precision import computing_in
 
 LOGITS_AT_ONCE = 25_000_000
 """Bounds the memory of a batch: 100 MB of float32 logits, a few times over."""
@@ -127,7 +128,7 @@ def _log_p(model: nn.Module, rows: Sequence[list[int]], options: EvaluationOptio
     ids_BL = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)
     lengths_B1 = torch.tensor([[len(row)] for row in rows], device=device)
     places_1L = torch.arange(ids_BL.shape[1], device=device)[None]
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.autocast):
+    with computing_in(options.precision, device):
         logits_BLV = model(input_ids=ids_BL, attention_mask=(places_1L < lengths_B1).long(), use_cache=False).logits
     return logits_BLV[places_1L < lengths_B1 - 1].float().log_softmax(dim=-1)
 
