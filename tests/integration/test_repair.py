@@ -179,9 +179,12 @@ def test_refusals_name_the_way_out(base: Path, tuned: Path, tmp_path: Path) -> N
         ta.repair(tuned, quantised, tmp_path / "out")
     assert not (tmp_path / "out").exists(), "nothing is left behind"
 
-    model = get_peft_model(tiny_chat_model("llava")[0], LoraConfig(use_dora=True, target_modules=["down_proj"]))
-    model.save_pretrained(tmp_path / "dora")
-    refused(tmp_path / "dora", r"use_dora, which is no plain LoRA; merge it with PEFT")
+    model = get_peft_model(tiny_chat_model("llava")[0], LoraConfig(target_modules=["down_proj"]))
+    model.save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    values = {name.replace("layers.0", "layers.7"): tensor for name, tensor in load_file(file).items()}
+    save_file(values, file, metadata={"format": "pt"})
+    refused(tmp_path / "adapter", r"PEFT finds no place for .*layers.7.* \(2 of its 4 tensors\)")
 
     spoiled = shutil.copytree(tuned, tmp_path / "spoiled")
     values = load_file(spoiled / "model.safetensors")

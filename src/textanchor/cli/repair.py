@@ -7,7 +7,7 @@ import typer
 
 
 def run(
-    tuned: Annotated[str, typer.Argument(help="The tuned model: a folder, or a PEFT LoRA adapter's folder.")],
+    tuned: Annotated[str, typer.Argument(help="The tuned model: a folder, or a PEFT adapter's folder.")],
     base: Annotated[str, typer.Option(help="The model before tuning: a folder, or a hub id.")],
     out: Annotated[Path, typer.Option(help="New folder for the repaired model, repair.html and repair.json.")],
     plan: Annotated[

@@ -1,44 +1,44 @@
-"""A PEFT adapter as a checkpoint: the base's weights with its LoRA updates added, row by row as they are asked for.
+"""A PEFT adapter's folder as PEFT reads it: which tensor goes where, and what PEFT does not know.
 
-Shape legend: O outputs, I inputs of a linear, r rank.
+PEFT is asked on the meta device with stand-ins for the tensors of the file, so neither model nor file is loaded. No
+layout of names and no formula of an adapter stands here; what cannot be told from the folder is refused by its name.
 """
 
-import re
-from collections.abc import Mapping
+import copy
+import dataclasses
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from textanchor.diffs.checkpoint import ADAPTER_CONFIG, Checkpoint, Problem, open_adapter_weights
-from textanchor.diffs.headers import StoredTensor
 from textanchor.diffs.structure import Structure
 from textanchor.errors import ModelError
 from textanchor.files import read_json
+from textanchor.vlm.names import base_modules, joined, peft_layers
 
-ADAPTER_TENSOR = re.compile(
-    r"^(?P<layer>.+)\.(?P<kind>lora_(?:embedding_)?[AB]|lora_magnitude_vector)(?:\.\w+)*?(?:\.(?P<leaf>weight|bias))?$"
+MERGE_FIRST = "merge it with PEFT (merge_and_unload, save_pretrained) and give the merged folder"
+MERGE_IN_ITS_RUN = (
+    "in the run that trained it, merge it (merge_and_unload, save_pretrained), or save it with save_pretrained("
+    "..., path_initial_model_for_weight_conversion=...), and give that folder"
 )
-WAY_OUT = "merge it with PEFT (merge_and_unload, save_pretrained) and give the merged folder"
+PEFT_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError)
+"""What PEFT raises where a configuration is wrong, does not fit a model, or cannot be merged."""
 
 
 @dataclass(frozen=True, eq=False)
-class LoraUpdate:
-    """scaling * B A, which is to be added to a weight of shape (O, I)."""
+class AdaptedModule:
+    """One module of the base that an adapter changes."""
 
-    a_rI: Tensor
-    b_Or: Tensor
-    scaling: float
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Rows of the update in float32."""
-        return self.scaling * (self.b_Or[start:stop] @ self.a_rI)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(O, I)."""
-        return self.b_Or.shape[0], self.a_rI.shape[1]
+    plain: nn.Module
+    """The module as it is in the base, on the meta device."""
+    file_names: dict[str, str]
+    """Tensor of PEFT's layer in place of the module -> its name in the adapter's file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,107 +46,145 @@ class Adapter:
     """A PEFT adapter folder, by the model's own names."""
 
     folder: Path
-    config: Mapping[str, Any]
-    updates: dict[str, LoraUpdate]
-    """Weight -> its LoRA update."""
-    whole: dict[str, str]
-    """Tensor that was trained in full (modules_to_save) -> its name in the file."""
+    config: Any
+    """PEFT's configuration of the adapter."""
     weights: Checkpoint
+    modules: dict[str, AdaptedModule]
+    """Adapted module by its name in the model."""
+    whole: dict[str, str]
+    """Tensor that the file replaces (modules_to_save, biases) -> its name in the file."""
+    unmatched: tuple[str, ...]
+    """Names in the file that PEFT loads into nothing."""
+    unknown_settings: tuple[str, ...]
+    """Settings of adapter_config.json that the installed PEFT does not know and leaves out."""
 
     @property
     def problems(self) -> tuple[Problem, ...]:
         """What is wrong with the file."""
         return self.weights.problems
 
-    @property
-    def modules_to_save(self) -> tuple[str, ...]:
-        """Modules that were to be trained and saved in full."""
-        return tuple(self.config.get("modules_to_save") or ())
-
 
 def read_adapter(folder: Path, structure: Structure) -> Adapter:
-    """The adapter of a folder; ModelError where it is no plain LoRA, or is pickled or damaged."""
-    config = read_json(folder / ADAPTER_CONFIG)
-    _require_plain_lora(folder, config)
+    """The adapter of a folder, as PEFT applies it to the model of `structure`.
+
+    ModelError where it is pickled, does not fit that model, changes no weights, or counts from weights that the folder
+    does not hold.
+    """
+    if structure.parts is None:
+        raise ModelError(
+            f"{folder}: an adapter needs the model that it is for; give the base's folder with config.json"
+        )
+    settings: Mapping[str, Any] = read_json(folder / ADAPTER_CONFIG)
+    config = _config(folder, settings)
+    _require_comparable(folder, config)
     weights = open_adapter_weights(folder)
-    factors: dict[str, dict[str, Tensor]] = {}
-    whole: dict[str, str] = {}
-    for stored_name in weights.tensors:
-        found = ADAPTER_TENSOR.match(stored_name)
-        if found is None:
-            whole[structure.place(stored_name).name] = stored_name
-            continue
-        kind, layer = found["kind"], found["layer"]
-        if kind == "lora_magnitude_vector" or found["leaf"] == "bias" or len(weights.tensors[stored_name].shape) != 2:
-            raise ModelError(f"{folder}: {stored_name} is no plain LoRA on a linear or an embedding; {WAY_OUT}")
-        factors.setdefault(layer, {})[kind] = weights.whole(stored_name).float()
-    updates = {
-        structure.place(f"{layer}.weight").name: _update(folder, layer, pair, config)
-        for layer, pair in factors.items()
-        if weights.problems == () or len(pair) == 2  # of a file that is cut off, one of a pair may be left
+    fields = {field.name for field in dataclasses.fields(config)}
+    unknown = tuple(key for key, value in settings.items() if value and key not in fields)
+    if weights.problems:  # PEFT loads nothing from a file that is cut off
+        return Adapter(folder, config, weights, {}, {}, (), unknown)
+    with asking_peft(folder, "apply it to this base", "give the base that it was trained on"):
+        model = _peft_model(structure, config)
+        placed = _placed(model, weights)
+    modules, whole, unmatched = _sorted(folder, model, placed, weights)
+    return Adapter(folder, config, weights, modules, whole, unmatched, unknown)
+
+
+@contextmanager
+def asking_peft(folder: Path, what: str, way_out: str) -> Iterator[None]:
+    """A call of PEFT: what it refuses becomes a ModelError; its warnings and random numbers stay with it."""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except PEFT_ERRORS as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(f"{folder}: PEFT cannot {what} ({type(error).__name__}: {reason}); {way_out}") from error
+
+
+def _config(folder: Path, settings: Mapping[str, Any]) -> Any:
+    from peft import PeftConfig
+
+    with asking_peft(
+        folder, f"read {ADAPTER_CONFIG}", f"found peft_type {settings.get('peft_type')!r}: check the file"
+    ):
+        return PeftConfig.from_pretrained(str(folder))
+
+
+def _require_comparable(folder: Path, config: Any) -> None:
+    """Raise ModelError for adapters that are no change of the base's weights, or of other weights than the base's."""
+    kind = str(config.peft_type.value)
+    if config.is_prompt_learning or config.is_adaption_prompt:
+        raise ModelError(
+            f"{folder}: {kind} adds inputs and changes no weights, so there is nothing to compare or to repair"
+        )
+    start = str(getattr(config, "init_lora_weights", ""))
+    if start == "lora_ga" or start.startswith(("corda", "pissa_niter_")):
+        whence = "a random SVD" if start.startswith("pissa") else "data of the run that trained it"
+        raise ModelError(
+            f"{folder}: the adapter started as {start}, so it counts from weights that were made of the base by "
+            f"{whence} and are not in the folder; {MERGE_IN_ITS_RUN}"
+        )
+    if getattr(config, "layer_replication", None):
+        raise ModelError(
+            f"{folder}: the adapter has layer_replication, so its model has other layers than the base and cannot be "
+            "compared with it tensor by tensor"
+        )
+    for setting in ("target_parameters", "trainable_token_indices"):
+        if getattr(config, setting, None):
+            raise ModelError(f"{folder}: the adapter has {setting}, which is not read; {MERGE_FIRST}")
+
+
+def _peft_model(structure: Structure, config: Any) -> Any:
+    """The base under the adapter's layers, on the meta device."""
+    from peft import get_peft_model
+
+    config = copy.deepcopy(config)
+    if hasattr(config, "init_lora_weights"):
+        config.init_lora_weights = True  # on the meta device nothing can be decomposed
+    return get_peft_model(structure.empty_model(), config, low_cpu_mem_usage=True)
+
+
+def _placed(model: Any, weights: Checkpoint) -> dict[str, str]:
+    """Name in the PEFT model's state dict -> name in the file, by PEFT's own loading."""
+    from peft import set_peft_model_state_dict
+
+    stand_ins = {n: torch.empty(t.shape, dtype=t.dtype, device="meta") for n, t in weights.tensors.items()}
+    names = {id(tensor): name for name, tensor in stand_ins.items()}
+    placed: dict[str, str] = {}
+
+    def take(_module: nn.Module, state: dict[str, Tensor], *_rest: Any) -> None:
+        placed.update({key: names[id(tensor)] for key, tensor in state.items()})
+        state.clear()  # nothing is to be copied
+
+    hook = model.register_load_state_dict_pre_hook(take)
+    set_peft_model_state_dict(model, stand_ins)
+    hook.remove()
+    return placed
+
+
+def _sorted(
+    folder: Path, model: Any, placed: dict[str, str], weights: Checkpoint
+) -> tuple[dict[str, AdaptedModule], dict[str, str], tuple[str, ...]]:
+    """Adapted modules, replaced tensors, and names in the file that have no place; ModelError at another shape."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    for key, name in placed.items():
+        if key in shapes and shapes[key] != weights.tensors[name].shape:
+            raise ModelError(
+                f"{folder}: {name} has shape {weights.tensors[name].shape}, where this base takes {shapes[key]}; give "
+                "the base that the adapter was trained on"
+            )
+    keys = {id(module): key for key, module in model.named_modules()}
+    plain = base_modules(model)
+    own_names = {
+        joined(keys[id(module)], tensor): joined(name, tensor)
+        for name, module in plain.items()
+        for tensor in (*module._parameters, *module._buffers)
     }
-    return Adapter(folder, config, updates, whole, weights)
-
-
-def _require_plain_lora(folder: Path, config: Mapping[str, Any]) -> None:
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise ModelError(f"{folder}: an adapter of type {kind}; LoRA is read, of any other {WAY_OUT}")
-    for key in ("use_dora", "target_parameters", "trainable_token_indices", "layer_replication", "fan_in_fan_out"):
-        if config.get(key):
-            raise ModelError(f"{folder}: the adapter has {key}, which is no plain LoRA; {WAY_OUT}")
-
-
-def _update(folder: Path, layer: str, pair: Mapping[str, Tensor], config: Mapping[str, Any]) -> LoraUpdate:
-    if pair.keys() == {"lora_A", "lora_B"}:
-        a_rI, b_Or = pair["lora_A"], pair["lora_B"]
-    elif pair.keys() == {"lora_embedding_A", "lora_embedding_B"}:
-        a_rI, b_Or = pair["lora_embedding_B"].T, pair["lora_embedding_A"].T
-    else:
-        raise ModelError(f"{folder}: {layer} has only {', '.join(pair)} of a pair lora_A and lora_B; save it again")
-    return LoraUpdate(a_rI, b_Or, _scaling(layer, a_rI.shape[0], config))
-
-
-def _scaling(layer: str, rank: int, config: Mapping[str, Any]) -> float:
-    """alpha / r, or alpha / sqrt(r) with rank stabilisation, alpha by PEFT's own rule for its patterns."""
-    from peft.utils.other import get_pattern_key
-
-    patterns = config.get("alpha_pattern") or {}
-    key = get_pattern_key(list(patterns), layer.removeprefix("base_model.model."))
-    alpha = float(patterns.get(key, config.get("lora_alpha", 8)))
-    return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
-
-
-@dataclass(frozen=True, eq=False)
-class AdaptedCheckpoint:
-    """What an adapter changes of its base, under the model's own names; everything else is the base's."""
-
-    label: str
-    adapter: Adapter
-    base: Checkpoint
-    base_names: Mapping[str, str]
-    """The model's own name -> name in the base."""
-
-    @property
-    def tensors(self) -> dict[str, StoredTensor]:
-        """Tensors that the adapter changes; ModelError where the base has none of that name, or another shape."""
-        stored = {name: self.adapter.weights.tensors[file_name] for name, file_name in self.adapter.whole.items()}
-        for name, update in self.adapter.updates.items():
-            base = self.base.tensors.get(self.base_names.get(name, ""))
-            if base is None or base.shape != update.shape:
-                found = "has no such tensor" if base is None else f"has it with shape {base.shape}"
-                raise ModelError(
-                    f"{self.label}: its LoRA update of {name} has shape {update.shape}, but {self.base.label} {found}; "
-                    "give the base that the adapter was trained on"
-                )
-            stored[name] = base
-        return stored
-
-    def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows of the merged weight; in float32 where there is an update."""
-        whole, update = self.adapter.whole.get(name), self.adapter.updates.get(name)
-        if whole is not None:
-            values = self.adapter.weights.rows(whole, start, stop)
-        else:
-            values = self.base.rows(self.base_names[name], start, stop)
-        return values if update is None else values.float() + update.rows(start, stop)
+    whole = {own_names[key]: name for key, name in placed.items() if key in own_names}
+    modules = {}
+    for path, layer in peft_layers(model).items():
+        prefix = f"{keys[id(layer)]}."
+        inside = {k.removeprefix(prefix): n for k, n in placed.items() if k.startswith(prefix) and k in shapes}
+        if any(prefix + key not in own_names for key in inside):
+            modules[path] = AdaptedModule(plain[path], inside)
+    return modules, whole, tuple(name for key, name in placed.items() if key not in shapes)

@@ -37,6 +37,10 @@ class Evidence:
     lora: tuple[str, ...] = ()
     """LoRA factors inside the tuned checkpoint."""
     unexpected: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
+    """Tensors of the tuned adapter that PEFT loads into nothing."""
+    num_adapter_tensors: int = 0
+    """Tensors of the tuned adapter's file."""
     wrapped: tuple[str, ...] = ()
     lora_fits: tuple[LoraFit, ...] = ()
     unchecked_adapter: str = ""

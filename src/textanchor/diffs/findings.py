@@ -18,6 +18,7 @@ FINDINGS: dict[Severity, tuple[Callable[[Evidence], str | None], ...]] = {
     "lost": (
         losses.incomplete,
         losses.not_finite,
+        losses.adapter_not_applied,
         losses.lora_inside,
         losses.lora_not_merged,
         losses.lora_merged_again,

@@ -23,6 +23,18 @@ def not_finite(evidence: Evidence) -> str | None:
     return f"the tuned weights are not finite: {bad[0].name} has {entries} NaN or infinite{more}"
 
 
+def adapter_not_applied(evidence: Evidence) -> str | None:
+    """PEFT knows no place in the base for tensors of the adapter, and leaves them out without an error."""
+    names, total = evidence.unmatched, evidence.num_adapter_tensors
+    if not names:
+        return None
+    applied = total - len(names)
+    return (
+        f"PEFT applies {applied or 'none'} of the adapter's {total} tensors: it finds no place for {names[0]}, and "
+        "loads the rest without an error; the adapter is of another base, or of another version's names"
+    )
+
+
 def lora_inside(evidence: Evidence) -> str | None:
     """LoRA factors stand beside the weights that they should be merged into."""
     if not evidence.lora:

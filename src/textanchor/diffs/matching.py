@@ -5,11 +5,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from textanchor.diffs.adapters import ADAPTER_TENSOR
 from textanchor.diffs.checkpoint import Checkpoint
 from textanchor.diffs.headers import StoredTensor
 from textanchor.diffs.structure import NEVER_LOADED, Place, Structure
 
+LORA_FACTOR = re.compile(r"\.(lora_(embedding_)?[AB]|lora_magnitude_vector)(\.|$)")
+"""Within names in a full checkpoint."""
 PEFT_COPY = re.compile(r"\.original_module\.")
 """What `modules_to_save` keeps of a module as it was; nothing computes with it."""
 NUMBER = re.compile(r"(\d+)")
@@ -44,7 +45,7 @@ def named_tensors(stored_names: Iterable[str], structure: Structure, *, any_wrap
     found = NamedTensors({}, {}, (), ())
     lora, unexpected = [], []
     for stored_name in stored_names:
-        if ADAPTER_TENSOR.match(stored_name):
+        if LORA_FACTOR.search(stored_name):
             lora.append(stored_name)
         elif not PEFT_COPY.search(stored_name) and not NEVER_LOADED.search(stored_name):
             place = structure.place(stored_name)

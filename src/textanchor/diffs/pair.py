@@ -1,13 +1,15 @@
 """Both checkpoints of a diff: opened, named by one model's structure, and matched."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from textanchor.diffs.adapters import AdaptedCheckpoint, read_adapter
+from textanchor.diffs.adapted import AdaptedCheckpoint
+from textanchor.diffs.adapters import read_adapter
 from textanchor.diffs.checkpoint import (
     ADAPTER_CONFIG,
     Checkpoint,
@@ -37,7 +39,8 @@ class Pair:
         tuned_files = None if self.is_adapter else _opened(tuned, "tuned checkpoint")
         self.structure = _structure(base, tuned, self.base, tuned_files)
         self.base_names = named_tensors(self.base.tensors, self.structure)
-        self.adapter, self.unchecked_adapter = None, ""
+        self.merged_adapter: AdaptedCheckpoint | None = None
+        self.unchecked_adapter = ""
         if isinstance(tuned, Path) and self.is_adapter:
             self._take_adapter(tuned, adapter)
         else:
@@ -56,24 +59,35 @@ class Pair:
     def _take_adapter(self, folder: Path, adapter: str | Path | None) -> None:
         if adapter is not None:
             raise ConfigError("adapter is for a merged model; the tuned checkpoint is an adapter itself: leave it out")
-        found = read_adapter(folder, self.structure)
-        merged = AdaptedCheckpoint(str(folder), found, self.base, self.base_names.stored_names)
-        self.tuned, self.label = merged, f"{folder} (adapter)"
-        self.problems, self.pickles = found.problems, found.weights.pickles
-        unknown = tuple(name for name in found.whole if name not in self.base_names.stored_names)
-        self.tuned_names = NamedTensors({}, {}, (), tuple(found.whole[name] for name in unknown))
-        pairs = {name: (self.base_names.stored_names[name], name) for name in merged.tensors if name not in unknown}
-        self.matching = Matching(pairs)
+        self.tuned = self._adapted(folder)
+        found = self.tuned.adapter
+        self.label, self.problems, self.pickles = f"{folder} (adapter)", found.problems, found.weights.pickles
+        known = self.tuned.base_names
+        unknown = tuple(file_name for name, file_name in found.whole.items() if name not in known)
+        self.tuned_names = NamedTensors({}, {}, (), unknown)
+        self.matching = Matching({name: (known[name], name) for name in self.tuned.tensors if name in known})
 
     def _find_adapter(self, folder: Path | None, adapter: str | Path | None) -> None:
         """The adapter that the user names, or one that lies beside the weights."""
         if adapter is not None:
-            self.adapter = read_adapter(Path(adapter), self.structure)
+            self.merged_adapter = self._adapted(Path(adapter))
         elif folder is not None and (folder / ADAPTER_CONFIG).is_file():
             try:
-                self.adapter = read_adapter(folder, self.structure)
+                self.merged_adapter = self._adapted(folder)
             except (ModelError, DataError) as error:
                 self.unchecked_adapter = str(error)
+
+    def _adapted(self, folder: Path) -> AdaptedCheckpoint:
+        names = dict(self.base_names.stored_names)
+        for tied, source in self.structure.tied.items():
+            if tied not in names and source in names:
+                names[tied] = names[source]
+        return AdaptedCheckpoint(read_adapter(folder, self.structure), self.base, names)
+
+    def expected_update(self, name: str) -> Callable[[int, int], Tensor] | None:
+        """Rows of what the adapter that was merged adds to a tensor; None where there is none or it adds nothing."""
+        merged = self.merged_adapter
+        return partial(merged.update_rows, name) if merged is not None and merged.is_adapted(name) else None
 
     def _is_tied_by_config(self) -> bool:
         folder = self.tuned.folder if isinstance(self.tuned, Checkpoint) else None
@@ -100,7 +114,15 @@ class Pair:
         if parts is None:
             return ["parts are told by names alone: there is no config.json beside the weights, and no model was given"]
         found = [f"{part}: {how}" for part, how in parts.found_by.items()]
-        return [*found, "the adapter leaves all other tensors as they are in the base"] if self.is_adapter else found
+        if isinstance(self.tuned, AdaptedCheckpoint):
+            found.append("the adapter leaves all other tensors as they are in the base")
+        for adapted in (self.tuned, self.merged_adapter):
+            if isinstance(adapted, AdaptedCheckpoint) and adapted.adapter.unknown_settings:
+                names = ", ".join(adapted.adapter.unknown_settings)
+                found.append(
+                    f"{adapted.label}: settings that this version of PEFT does not know and leaves out: {names}"
+                )
+        return found
 
 
 def _resolved(given: Given) -> Path | Mapping[str, Tensor] | nn.Module:
@@ -133,7 +155,7 @@ def _structure(base: Any, tuned: Any, base_files: Checkpoint, tuned_files: Check
 
 
 def _require_one_model(pair: Pair) -> None:
-    if not pair.matching.pairs and not pair.problems and not pair.tuned_names.unexpected:
+    if not pair.is_adapter and not pair.matching.pairs and not pair.problems and not pair.tuned_names.unexpected:
         raise ModelError(
             f"{pair.label}: no tensor of it has a counterpart in {pair.base.label}; give the base that it was "
             "tuned from"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from textanchor.config import to_dict
+from textanchor.diffs.adapted import AdaptedCheckpoint
 from textanchor.diffs.compare import Change, Source, compare
 from textanchor.diffs.evidence import Evidence, LoraFit
 from textanchor.diffs.findings import find
@@ -57,6 +58,8 @@ def diff(
         pickles=pair.pickles,
         lora=pair.tuned_names.lora,
         unexpected=pair.tuned_names.unexpected if pair.structure.parts is not None else (),
+        unmatched=pair.tuned.adapter.unmatched if isinstance(pair.tuned, AdaptedCheckpoint) else (),
+        num_adapter_tensors=len(pair.tuned.adapter.weights.tensors) if isinstance(pair.tuned, AdaptedCheckpoint) else 0,
         wrapped=pair.tuned_names.wrapped,
         lora_fits=tuple(comparison.lora_fits),
         unchecked_adapter=pair.unchecked_adapter,
@@ -121,14 +124,13 @@ class _Comparison:
     def _compared(self, name: str, base_name: str, tuned_name: str) -> TensorRow:
         pair = self.pair
         base, tuned = Source(pair.base, base_name), Source(pair.tuned, tuned_name)
-        update = None if pair.adapter is None else pair.adapter.updates.get(name)
         is_writer = self.anchor is not None and pair.structure.writes_text(name)
         fits_anchor = is_writer and self.anchor is not None and base.stored.shape[0] == self.anchor.width
         change = compare(
             base,
             tuned,
             directions_DK=self.anchor.directions_DK if self.anchor is not None and fits_anchor else None,
-            expected=None if update is None else update.rows,
+            expected=pair.expected_update(name),
             seed=self.seed,
         )
         if change.fit is not None and change.misfit is not None:

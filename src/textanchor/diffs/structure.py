@@ -4,6 +4,7 @@ The model is built from config.json without any weights. Transformers renames ke
 between its versions; its own mapping is asked, so a name is known here exactly where it is known there.
 """
 
+import copy
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -87,6 +88,13 @@ class Structure:
             )
         with torch.device("meta"):
             return cls.of_model(AutoModelForImageTextToText.from_config(config))
+
+    def empty_model(self) -> Any:
+        """The model without weights, on the meta device; a new one at each call."""
+        assert self.parts is not None
+        model: Any = self.parts.model
+        with torch.device("meta"):
+            return type(model)(copy.deepcopy(model.config))
 
     def place(self, stored_name: str) -> Place:
         """What a stored name stands for."""

@@ -34,9 +34,9 @@ def repair(
 ) -> RepairReport:
     """Write a repaired copy of `tuned` into the new folder `out`, which loads with Transformers alone.
 
-    `tuned`: a folder, or a PEFT LoRA adapter's folder. `plan`: half of every part's change unless given. `strength`
+    `tuned`: a folder, or a PEFT adapter's folder. `plan`: half of every part's change unless given. `strength`
     lies between the tuned model (0) and the plan in full (1); with `validation` the one with the best H-mean of
-    learned and kept accuracy is taken. ModelError where the repair would not be exact: quantised weights, DoRA,
+    learned and kept accuracy is taken. ModelError where the repair would not be exact: quantised weights,
     tensors that are missing, not finite or of another shape.
     """
     began = time.monotonic()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from textanchor.diffs.adapted import AdaptedCheckpoint
 from textanchor.diffs.compare import Source
 from textanchor.diffs.pair import Pair
 from textanchor.errors import ModelError
@@ -43,6 +44,12 @@ def open_pair(base: str | Path, tuned: str | Path) -> Pair:
     pair = Pair(base, tuned, None)
     if pair.problems:
         raise ModelError(f"{pair.label}: incomplete: {pair.problems[0]}; copy it again before it is repaired")
+    if isinstance(pair.tuned, AdaptedCheckpoint) and (lost := pair.tuned.adapter.unmatched):
+        raise ModelError(
+            f"{pair.label}: PEFT finds no place for {lost[0]} in this base ({len(lost)} of its "
+            f"{len(pair.tuned.adapter.weights.tensors)} tensors), and would leave it out; give the base that the "
+            "adapter was trained on, or save it again with the names of this version"
+        )
     if pair.structure.parts is None:
         raise ModelError(f"{pair.base.label}: no config.json beside the weights; give the folder of the whole model")
     if pair.tuned_names.lora:
