@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from textanchor.cli.part_options import LanguageModel, Projector, VisionTower
+
 EXIT_LOST = 3
 """With --strict: the tuned files do not hold, or do not load as, the model that was trained."""
 
@@ -33,6 +35,9 @@ def run(
     frozen: Annotated[
         list[Part] | None, typer.Option(help="A part that was meant to stay as it was; may be repeated.")
     ] = None,
+    vision_tower: VisionTower = None,
+    projector: Projector = None,
+    language_model: LanguageModel = None,
     out: Annotated[Path | None, typer.Option(help="Folder for diff.html and diff.json.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 when something was lost.")] = False,
 ) -> None:
@@ -56,6 +61,9 @@ def run(
             adapter=adapter,
             texts=None if texts is None else read_texts(texts, None),
             frozen=[part.value for part in frozen or ()],
+            vision_tower=vision_tower,
+            projector=projector or None,
+            language_model=language_model,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     _print(report)

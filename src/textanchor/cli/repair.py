@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from textanchor.cli.part_options import LanguageModel, Projector, VisionTower
+
 
 def run(
     tuned: Annotated[str, typer.Argument(help="The tuned model: a folder, or a PEFT adapter's folder.")],
@@ -23,6 +25,9 @@ def run(
     ] = None,
     num_items: Annotated[int | None, typer.Option(min=1, help="Items of each suite of the validation.")] = None,
     seed: Annotated[int, typer.Option(help="Which items are drawn.")] = 0,
+    vision_tower: VisionTower = None,
+    projector: Projector = None,
+    language_model: LanguageModel = None,
 ) -> None:
     """Repair TUNED: interpolate towards its base, part by part, or apply a hold plan once; writes plain weights."""
     from textanchor.config import load_config
@@ -37,4 +42,15 @@ def run(
         kept = tuple(keep or ("tasks",))
         validation = Validation(learned=tuple(validate), kept=kept, num_items=num_items, seed=seed)
     chosen = None if plan is None else load_config(RepairPlan, plan)
-    typer.echo(str(repair(tuned, base, out, plan=chosen, strength=strength, validation=validation)))
+    report = repair(
+        tuned,
+        base,
+        out,
+        plan=chosen,
+        strength=strength,
+        validation=validation,
+        vision_tower=vision_tower,
+        projector=projector or None,
+        language_model=language_model,
+    )
+    typer.echo(str(report))

@@ -70,7 +70,7 @@ def read_adapter(folder: Path, structure: Structure) -> Adapter:
     ModelError where it is pickled, does not fit that model, changes no weights, or counts from weights that the folder
     does not hold.
     """
-    if structure.parts is None:
+    if structure.model is None:
         raise ModelError(
             f"{folder}: an adapter needs the model that it is for; give the base's folder with config.json"
         )

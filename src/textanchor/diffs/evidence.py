@@ -47,6 +47,8 @@ class Evidence:
     """Why the adapter beside the weights could not be read."""
     frozen: frozenset[str] = frozenset()
     """Parts that the user meant to stay as they were."""
+    parts_not_found: str = ""
+    """Why the projector, or every part, was not found."""
     is_head_untied: bool = False
     """Whether head and embedding, one tensor in the base, have other values than each other."""
     is_tied_by_config: bool = False

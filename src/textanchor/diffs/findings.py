@@ -34,6 +34,7 @@ FINDINGS: dict[Severity, tuple[Callable[[Evidence], str | None], ...]] = {
     "warning": (
         remarks.tower_hit_by_lora,
         remarks.frozen_changed,
+        remarks.projector_not_found,
         remarks.lora_merged_in_part,
         remarks.adapter_unread,
         remarks.head_untied_by_config,

@@ -19,7 +19,7 @@ from textanchor.diffs.checkpoint import (
 )
 from textanchor.diffs.compare import Source, compare
 from textanchor.diffs.matching import Matching, NamedTensors, match, named_tensors
-from textanchor.diffs.structure import Structure
+from textanchor.diffs.structure import ALL_LOOKED_FOR, PartNames, Structure
 from textanchor.errors import ConfigError, DataError, ModelError
 from textanchor.vlm.loading import EMBEDDED, HUB_ID, hub_folder, load_vlm
 
@@ -30,14 +30,16 @@ Given = str | Path | Mapping[str, Tensor] | nn.Module
 class Pair:
     """Both checkpoints, opened and matched."""
 
-    def __init__(self, base: Given, tuned: Given, adapter: str | Path | None) -> None:
+    def __init__(
+        self, base: Given, tuned: Given, adapter: str | Path | None = None, names: PartNames = ALL_LOOKED_FOR
+    ) -> None:
         base, tuned = _resolved(base), _resolved(tuned)
         self.base = _opened(base, "base")
         if self.base.problems:
             raise ModelError(f"{self.base.label}: the base is incomplete: {self.base.problems[0]}; copy it again")
         self.is_adapter = isinstance(tuned, Path) and is_adapter_folder(tuned)
         tuned_files = None if self.is_adapter else _opened(tuned, "tuned checkpoint")
-        self.structure = _structure(base, tuned, self.base, tuned_files)
+        self.structure = _structure(base, tuned, self.base, tuned_files, names)
         self.base_names = named_tensors(self.base.tensors, self.structure)
         self.merged_adapter: AdaptedCheckpoint | None = None
         self.unchecked_adapter = ""
@@ -112,7 +114,8 @@ class Pair:
         """How parts were found, and what a reader should know."""
         parts = self.structure.parts
         if parts is None:
-            return ["parts are told by names alone: there is no config.json beside the weights, and no model was given"]
+            why = self.structure.not_found or "there is no config.json beside the weights, and no model was given"
+            return [f"parts are told by names alone: {why}"]
         found = [f"{part}: {how}" for part, how in parts.found_by.items()]
         if isinstance(self.tuned, AdaptedCheckpoint):
             found.append("the adapter leaves all other tensors as they are in the base")
@@ -144,13 +147,20 @@ def _opened(given: Path | Mapping[str, Tensor] | nn.Module, label: str) -> Check
     return checkpoint_of_tensors(given, f"{label} (state dict)")
 
 
-def _structure(base: Any, tuned: Any, base_files: Checkpoint, tuned_files: Checkpoint | None) -> Structure:
+def _structure(
+    base: Any, tuned: Any, base_files: Checkpoint, tuned_files: Checkpoint | None, names: PartNames
+) -> Structure:
     """From the base's configuration or model, else from the tuned one's, else from names alone."""
     for given, files in ((base, base_files), (tuned, tuned_files)):
         if isinstance(given, nn.Module) and hasattr(given, "base_model_prefix"):
-            return Structure.of_model(given)
+            return Structure.of_model(given, names)
         if files is not None and files.folder is not None:
-            return Structure.of_folder(files.folder)
+            return Structure.of_folder(files.folder, names)
+    if names.any:
+        raise ConfigError(
+            f"{base_files.label}: parts can be named only where the model is known; give the base's folder with "
+            "config.json, or leave the names out"
+        )
     return Structure()
 
 

@@ -30,6 +30,12 @@ def frozen_changed(evidence: Evidence) -> str | None:
     return f"the {' and the '.join(parts)} changed, though meant to be frozen" if parts else None
 
 
+def projector_not_found(evidence: Evidence) -> str | None:
+    """Nobody knows which tensors are the projector, so nothing is said of it."""
+    reason = evidence.parts_not_found
+    return f"whether the projector was saved is not known, as it was not found: {reason}" if reason else None
+
+
 def lora_merged_in_part(evidence: Evidence) -> str | None:
     """The weights moved by neither all nor nothing of the adapter's update."""
     if not evidence.lora_fits or whole_ratio(evidence) is not None:

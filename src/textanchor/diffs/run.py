@@ -14,7 +14,7 @@ from textanchor.diffs.intruders import count_intruders, is_affordable
 from textanchor.diffs.pair import Given, Pair
 from textanchor.diffs.report import AnchorSummary, DiffReport
 from textanchor.diffs.rows import TensorRow, part_rows
-from textanchor.diffs.structure import GROUPS
+from textanchor.diffs.structure import GROUPS, PartNames
 from textanchor.diffs.text_anchor import TextAnchor, count_tokens, fit_text_anchor
 from textanchor.errors import ConfigError, ModelError
 from textanchor.records import environment, memory_cost
@@ -31,6 +31,9 @@ def diff(
     adapter: str | Path | None = None,
     texts: Sequence[str] | None = None,
     frozen: Sequence[str] = (),
+    vision_tower: str | None = None,
+    projector: str | Sequence[str] | None = None,
+    language_model: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> DiffReport:
@@ -38,14 +41,16 @@ def diff(
 
     `tuned` may be a PEFT adapter's folder. `adapter`: the adapter that was merged into `tuned`, to see whether and how
     often it was (found by itself where it lies beside the weights). `texts` weight the text anchor by their tokens.
-    `frozen`: parts that were meant to stay. Of two state dicts, parts are told by names alone. ModelError where the
-    base is incomplete, weights are pickled, or the two are different models.
+    `frozen`: parts that were meant to stay. `vision_tower`, `projector` and `language_model` name parts as in
+    `find_parts`. Of two state dicts, parts are told by names alone. ModelError where the base is incomplete, weights
+    are pickled, or the two are different models.
     """
     began = time.monotonic()
     unknown = [part for part in frozen if part not in FREEZABLE]
     if unknown:
         raise ConfigError(f"frozen: {unknown[0]!r} is no part; the parts are {', '.join(FREEZABLE)}")
-    pair = Pair(base, tuned, adapter)
+    names = PartNames(vision_tower, projector, language_model)
+    pair = Pair(base, tuned, adapter, names)
     anchor = _anchor(pair, texts)
     comparison = _Comparison(pair, anchor, seed, progress)
     rows = comparison.run()
@@ -57,17 +62,19 @@ def diff(
         problems=pair.problems,
         pickles=pair.pickles,
         lora=pair.tuned_names.lora,
-        unexpected=pair.tuned_names.unexpected if pair.structure.parts is not None else (),
+        unexpected=pair.tuned_names.unexpected if pair.structure.model is not None else (),
         unmatched=pair.tuned.adapter.unmatched if isinstance(pair.tuned, AdaptedCheckpoint) else (),
         num_adapter_tensors=len(pair.tuned.adapter.weights.tensors) if isinstance(pair.tuned, AdaptedCheckpoint) else 0,
         wrapped=pair.tuned_names.wrapped,
         lora_fits=tuple(comparison.lora_fits),
         unchecked_adapter=pair.unchecked_adapter,
         frozen=frozenset(frozen),
+        parts_not_found=pair.structure.not_found,
         is_head_untied=pair.is_head_untied(),
         is_tied_by_config=pair.is_tied_by_config,
     )
     options = {"adapter": None if adapter is None else str(adapter), "frozen": list(frozen), "seed": seed}
+    options |= to_dict(names)
     return DiffReport(
         base=pair.base.label,
         tuned=pair.label,
@@ -105,7 +112,7 @@ class _Comparison:
                 done += self._num_bytes(name)
                 if self.progress is not None:
                     self.progress(done, total)
-            elif name in missing or pair.is_adapter or pair.structure.parts is None:
+            elif name in missing or pair.is_adapter or pair.structure.model is None:
                 rows.append(self._only_in_base(name))
         rows += [self._added(name) for name in matching.added]
         order = {name: i for i, name in enumerate(pair.structure.shapes)}

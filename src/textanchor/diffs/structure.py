@@ -6,14 +6,13 @@ between its versions; its own mapping is asked, so a name is known here exactly 
 
 import copy
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForImageTextToText
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -21,8 +20,9 @@ from textanchor.errors import ModelError
 from textanchor.holds.legal import writes_text
 from textanchor.report.readings import PART_TITLES
 from textanchor.vlm.families import FAMILIES
+from textanchor.vlm.loading import empty_vlm
 from textanchor.vlm.names import is_within
-from textanchor.vlm.parts import VLMParts, find_parts
+from textanchor.vlm.parts import VLMParts, find_outer_parts, find_parts
 
 GROUPS = tuple(PART_TITLES)
 WRAPPERS = ("base_model.model.", "module.", "_orig_mod.")
@@ -46,67 +46,85 @@ class Place:
     """Whether names of a wrapper (PEFT, DDP, torch.compile) had to be taken off, which Transformers does not do."""
 
 
+@dataclass(frozen=True)
+class PartNames:
+    """Paths of the parts that the user names, as `find_parts` takes them; what is left out is looked for."""
+
+    vision_tower: str | None = None
+    projector: str | Sequence[str] | None = None
+    language_model: str | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether one is named."""
+        return self != ALL_LOOKED_FOR
+
+
+ALL_LOOKED_FOR = PartNames()
+
+
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """The model's own tensors and parts; without config.json (`parts` None) names are read as they stand."""
+    """The model's own tensors and parts; without config.json (`model` None) names are read as they stand."""
 
+    model: Any = None
+    """The Transformers model; its weights may be on the meta device."""
     parts: VLMParts | None = None
+    """Where the parts are; without a projector where it was not found, None where none was."""
+    not_found: str = ""
+    """Why the projector, or every part, was not found."""
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     """Tensor -> tensor whose values it shares."""
     _renamings: list[Any] = field(default_factory=list, repr=False)
     _converters: list[Any] = field(default_factory=list, repr=False)
-    _prefix: str = ""
 
     @classmethod
-    def of_model(cls, model: Any) -> "Structure":
-        """Structure of a Transformers vision-language model; its weights may be on the meta device."""
+    def of_model(cls, model: Any, names: PartNames = ALL_LOOKED_FOR) -> "Structure":
+        """Structure of a Transformers vision-language model; ModelError where a part that is named is none of it.
+
+        A family whose parts are not plain to see still has names and shapes: `not_found` says what is missing.
+        """
         transforms = get_model_conversion_mapping(model)
+        parts, not_found = _found_parts(model, names)
         return cls(
-            parts=find_parts(model),
+            model=model,
+            parts=parts,
+            not_found=not_found,
             shapes={name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
             tied=dict(getattr(model, "all_tied_weights_keys", None) or {}),
             _renamings=[t for t in transforms if isinstance(t, WeightRenaming)],
             _converters=[t for t in transforms if isinstance(t, WeightConverter)],
-            _prefix=model.base_model_prefix,
         )
 
     @classmethod
-    def of_folder(cls, folder: Path) -> "Structure":
+    def of_folder(cls, folder: Path, names: PartNames = ALL_LOOKED_FOR) -> "Structure":
         """Structure of the model that config.json describes; ModelError where Transformers has no such model."""
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
+            model = empty_vlm(folder)
+        except ModelError as error:
             raise ModelError(
-                f"{folder / 'config.json'}: cannot be used ({' '.join(str(error).split())[:200]}); this version of "
-                "Transformers must know the model type"
+                f"{error}. To compare tensors by their names alone, give state dicts: ta.diff(base_tensors, "
+                "tuned_tensors) in Python"
             ) from error
-        if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-            raise ModelError(
-                f"{folder / 'config.json'}: model type {config.model_type!r} is no vision-language model; give the "
-                "weight files themselves to compare them by name"
-            )
-        with torch.device("meta"):
-            return cls.of_model(AutoModelForImageTextToText.from_config(config))
+        return cls.of_model(model, names)
 
     def empty_model(self) -> Any:
         """The model without weights, on the meta device; a new one at each call."""
-        assert self.parts is not None
-        model: Any = self.parts.model
         with torch.device("meta"):
-            return type(model)(copy.deepcopy(model.config))
+            return type(self.model)(copy.deepcopy(self.model.config))
 
     def place(self, stored_name: str) -> Place:
         """What a stored name stands for."""
         plain = without_wrappers(stored_name)
-        if self.parts is None:
+        if self.model is None:
             return Place(plain, plain, plain != stored_name)
         name, _ = self._renamed(plain, self._renamings, [])
         loaded, _ = self._renamed(plain, self._renamings, self._converters)
         return Place(name, loaded if loaded in self.shapes else None, plain != stored_name)
 
     def _renamed(self, name: str, renamings: list[Any], converters: list[Any]) -> tuple[str, str | None]:
-        return rename_source_key(name, renamings, converters, self._prefix, self.shapes)
+        return rename_source_key(name, renamings, converters, self.model.base_model_prefix, self.shapes)
 
     def group(self, place: Place) -> str:
         """One of GROUPS."""
@@ -144,6 +162,19 @@ class Structure:
     def names_of(self, group: str) -> list[str]:
         """The model's own names in a group, tied ones left out."""
         return [name for name in self.shapes if name not in self.tied and self.group_of(name) == group]
+
+
+def _found_parts(model: Any, names: PartNames) -> tuple[VLMParts | None, str]:
+    try:
+        return find_parts(model, **vars(names)), ""
+    except ModelError as error:
+        if names.any:
+            raise
+        reason = str(error)
+    try:
+        return find_outer_parts(model), reason
+    except ModelError:
+        return None, reason
 
 
 def without_wrappers(name: str) -> str:

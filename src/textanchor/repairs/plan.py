@@ -64,6 +64,11 @@ class RepairPlan:
             raise ConfigError(f"the projector's filter {what} reference images (inputs, coupling, pullback do)")
 
     @property
+    def is_uniform(self) -> bool:
+        """Whether every part is treated alike, so that no part needs to be found."""
+        return not self.filters and len({self.interpolate.get(part, 1.0) for part in GROUPS}) == 1
+
+    @property
     def filters(self) -> dict[str, FilterConfig]:
         """Held part -> its filter."""
         given = {"projector": self.projector, "language_model": self.language_model}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from textanchor.config import to_dict
-from textanchor.diffs.structure import Structure
+from textanchor.diffs.structure import PartNames, Structure
 from textanchor.errors import ConfigError, ModelError
 from textanchor.files import atomic_directory
 from textanchor.holds import HoldPlan
@@ -31,13 +31,17 @@ def repair(
     plan: RepairPlan | None = None,
     strength: float = 1.0,
     validation: Validation | None = None,
+    vision_tower: str | None = None,
+    projector: str | Sequence[str] | None = None,
+    language_model: str | None = None,
 ) -> RepairReport:
     """Write a repaired copy of `tuned` into the new folder `out`, which loads with Transformers alone.
 
     `tuned`: a folder, or a PEFT adapter's folder. `plan`: half of every part's change unless given. `strength`
     lies between the tuned model (0) and the plan in full (1); with `validation` the one with the best H-mean of
-    learned and kept accuracy is taken. ModelError where the repair would not be exact: quantised weights,
-    tensors that are missing, not finite or of another shape.
+    learned and kept accuracy is taken. `vision_tower`, `projector` and `language_model` name parts as in `find_parts`.
+    ModelError where the repair would not be exact: quantised weights, tensors that are missing, not finite or of
+    another shape; and where the plan treats parts differently that were not found.
     """
     began = time.monotonic()
     plan = default_plan() if plan is None else plan
@@ -45,14 +49,19 @@ def repair(
         raise ConfigError(f"strength must lie between 0 and 1, found {strength}")
     if validation is not None and strength != 1.0:
         raise ConfigError("strength has no effect beside validation, which chooses it; leave it out")
+    names = PartNames(vision_tower, projector, language_model)
     with atomic_directory(out) as folder:
-        streamed = None if validation is not None else _streamed(base, tuned, plan, strength, folder)
+        pair = open_pair(base, tuned, names)
+        if pair.structure.not_found and not plan.is_uniform:
+            raise ModelError(pair.structure.not_found)
+        is_streamed = validation is None and can_stream(pair, plan)
         points: tuple[SweepPoint, ...] = ()
         audit: tuple[dict, ...] = ()
-        if streamed is not None:
-            rows: Sequence[RepairedTensor] = streamed
+        if is_streamed:
+            rows: Sequence[RepairedTensor] = write_interpolated(pair, plan, strength, folder)
         else:
-            work = _InMemory(load_models(base, tuned), plan)
+            needs_processor = validation is not None or bool(plan.filters)
+            work = _InMemory(load_models(pair, base, needs_processor=needs_processor), plan, names)
             if validation is not None:
                 points = sweep(work.models.base, work.models.processor, validation, work.set_strength)
                 strength = best(points).strength
@@ -70,7 +79,7 @@ def repair(
             plan=to_dict(plan),
             record={
                 "validation": None if validation is None else to_dict(validation),
-                "way": "loaded models" if streamed is None else "shard by shard",
+                "way": "shard by shard" if is_streamed else "loaded models",
                 "cost": {"seconds": time.monotonic() - began, **memory_cost()},
                 **environment(),
             },
@@ -79,23 +88,13 @@ def repair(
     return report
 
 
-def _streamed(
-    base: str | Path, tuned: str | Path, plan: RepairPlan, strength: float, folder: Path
-) -> Sequence[RepairedTensor] | None:
-    if plan.filters:
-        return None
-    pair = open_pair(base, tuned)
-    return write_interpolated(pair, plan, strength, folder) if can_stream(pair, plan) else None
-
-
 class _InMemory:
     """A repair on loaded models: all values are between the tuned and the fully repaired ones."""
 
-    def __init__(self, models: Models, plan: RepairPlan) -> None:
+    def __init__(self, models: Models, plan: RepairPlan, names: PartNames) -> None:
         self.models = models
         self.start = {name: values.clone() for name, values in models.start.items()}
-        parts = find_parts(models.base)
-        self.holds = plan.holds(parts, models.processor)
+        self.holds = plan.holds(find_parts(models.base, **vars(names)), models.processor) if plan.filters else None
         self.parts = {name: models.pair.structure.group_of(name) for name in models.tuned}
         self.full = repaired(
             self.start, models.tuned, lambda name: plan.interpolate.get(self.parts[name], 1.0), self.holds

@@ -11,10 +11,11 @@ from torch import Tensor
 from textanchor.diffs.adapted import AdaptedCheckpoint
 from textanchor.diffs.compare import Source
 from textanchor.diffs.pair import Pair
+from textanchor.diffs.structure import ALL_LOOKED_FOR, PartNames
 from textanchor.errors import ModelError
 from textanchor.files import read_json
 from textanchor.repairs.apply import is_changed
-from textanchor.vlm.loading import load_vlm
+from textanchor.vlm.loading import load_model, load_vlm
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +25,7 @@ class Models:
     base: Any
     """The base model in float32; gradients are on for exactly the tensors that tuning changed."""
     processor: Any
+    """None where it is not needed and lies in the base's folder."""
     tuned: dict[str, Tensor]
     """Changed tensor by its name in the model -> its tuned values, in float32."""
     pair: Pair
@@ -37,11 +39,11 @@ class Models:
         return {name: state[name] for name in self.tuned}
 
 
-def open_pair(base: str | Path, tuned: str | Path) -> Pair:
+def open_pair(base: str | Path, tuned: str | Path, names: PartNames = ALL_LOOKED_FOR) -> Pair:
     """Both checkpoints; ModelError where a repair could not be exact: quantised, incomplete, or another model."""
     for given in (base, tuned):
         _refuse_quantised(Path(given))
-    pair = Pair(base, tuned, None)
+    pair = Pair(base, tuned, names=names)
     if pair.problems:
         raise ModelError(f"{pair.label}: incomplete: {pair.problems[0]}; copy it again before it is repaired")
     if isinstance(pair.tuned, AdaptedCheckpoint) and (lost := pair.tuned.adapter.unmatched):
@@ -50,7 +52,7 @@ def open_pair(base: str | Path, tuned: str | Path) -> Pair:
             f"{len(pair.tuned.adapter.weights.tensors)} tensors), and would leave it out; give the base that the "
             "adapter was trained on, or save it again with the names of this version"
         )
-    if pair.structure.parts is None:
+    if pair.structure.model is None:
         raise ModelError(f"{pair.base.label}: no config.json beside the weights; give the folder of the whole model")
     if pair.tuned_names.lora:
         raise ModelError(
@@ -75,10 +77,10 @@ def open_pair(base: str | Path, tuned: str | Path) -> Pair:
     return pair
 
 
-def load_models(base: str | Path, tuned: str | Path) -> Models:
+def load_models(pair: Pair, base: str | Path, *, needs_processor: bool) -> Models:
     """Load the base, and of the tuned checkpoint what differs; ModelError where that cannot be repaired exactly."""
-    pair = open_pair(base, tuned)
-    model, processor = load_vlm(base)
+    has_files = pair.base.folder is not None
+    model, processor = load_vlm(base) if needs_processor or not has_files else (load_model(base), None)
     state = model.state_dict()
     changed: dict[str, Tensor] = {}
     for name, (_, tuned_name) in pair.matching.pairs.items():

@@ -29,8 +29,11 @@ def write_model(models: Models, new: Mapping[str, Tensor], folder: Path) -> None
         if name not in pair.structure.tied
     }
     model.config.dtype = models.dtype
+    if pair.base.folder is not None:
+        copy_other_files(pair.base.folder, folder)
+    else:
+        models.processor.save_pretrained(folder)
     model.save_pretrained(folder, state_dict=tensors)
-    models.processor.save_pretrained(folder)
     if not pair.is_adapter:
         copy_other_files(Path(pair.label), folder)
     reloaded = type(model).from_pretrained(folder, dtype=torch.float32, local_files_only=True).state_dict()

@@ -48,6 +48,32 @@ def load_vlm(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) ->
     return _load_model(name, config, dtype, local_only), _load_processor(name, local_only)
 
 
+def load_model(name_or_path: str | Path) -> PreTrainedModel:
+    """The model of `load_vlm` in float32, without its processor, which may be missing."""
+    name = str(name_or_path)
+    if name == EMBEDDED:
+        return load_vlm(EMBEDDED)[0]
+    local_only = _check_folder(Path(name)) if Path(name).exists() else _check_hub(name)
+    return _load_model(name, _load_config(name, local_only), torch.float32, local_only)
+
+
+def empty_vlm(name_or_path: str | Path) -> PreTrainedModel:
+    """The model that config.json describes, on the meta device; no weights and no processor need to be there.
+
+    ModelError where there is no such folder or hub id, or the configuration is of no vision-language model.
+    """
+    name, local_only = str(name_or_path), True
+    if name == EMBEDDED:
+        return load_vlm(EMBEDDED)[0]
+    if Path(name).exists():
+        _check_config(Path(name))
+    else:
+        local_only = _check_hub(name)
+    config = _load_config(name, local_only)
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config)
+
+
 def hub_folder(name: str) -> Path:
     """Folder with configuration and safetensors of a hub id, downloaded if need be; ModelError where out of reach."""
     local_only = _check_hub(name)
@@ -60,6 +86,19 @@ def hub_folder(name: str) -> Path:
 
 def _check_folder(folder: Path) -> bool:
     """Whether only local files may be read (always); ModelError where the folder holds no model with safetensors."""
+    _check_config(folder)
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
+        found = f"only pickled weights ({', '.join(pickled[:MAX_NAMES])}), which can run code" if pickled else "none"
+        raise ModelError(
+            f"{folder}: expected weights as *.safetensors, found {found}; convert them where you trust them, with "
+            "from_pretrained and save_pretrained"
+        )
+    _check_shards(folder)
+    return True
+
+
+def _check_config(folder: Path) -> None:
     if not folder.is_dir():
         raise ModelError(
             f"{folder}: expected a folder with config.json and *.safetensors, found a file; give its folder"
@@ -71,15 +110,6 @@ def _check_folder(folder: Path) -> bool:
             f"{folder}: no config.json, so this is no folder that save_pretrained wrote for a model; {hint}"
         )
     read_json(folder / "config.json")
-    if not any(folder.glob("*.safetensors")):
-        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
-        found = f"only pickled weights ({', '.join(pickled[:MAX_NAMES])}), which can run code" if pickled else "none"
-        raise ModelError(
-            f"{folder}: expected weights as *.safetensors, found {found}; convert them where you trust them, with "
-            "from_pretrained and save_pretrained"
-        )
-    _check_shards(folder)
-    return True
 
 
 def _check_shards(folder: Path) -> None:

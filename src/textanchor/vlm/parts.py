@@ -148,41 +148,53 @@ def find_parts(
     Projector: what the user names, else the table in `families.py`, else the only module outside the other parts.
     ModelError names the way out where a part is missing or not plain to see.
     """
+    outer = find_outer_parts(model, vision_tower=vision_tower, language_model=language_model)
+    known = [outer.vision_tower, outer.language_model, outer.input_embedding, outer.output_head]
+    paths, how = find_projector(model, projector, [path for path in known if path is not None])
+    entry, output = _ends(model, paths)
+    parts = replace(
+        outer,
+        projector=tuple(paths),
+        projector_tensors=tuple(name for name in plain_parameters(model) if is_within(name, paths)),
+        projector_input=entry,
+        projector_output=output,
+        found_by=outer.found_by | {"projector": how},
+    )
+    empty = [part for part in ("vision_tower", "projector", "language_model") if not parts.parameters_of(part)]
+    if empty:
+        raise ModelError(
+            f"{description(model)}: {' and '.join(empty)} would have no parameters of its own with "
+            f"vision_tower={parts.vision_tower!r}, projector={paths}, language_model={parts.language_model!r}; name "
+            "paths that do not overlap"
+        )
+    return _with_others(parts)
+
+
+def find_outer_parts(
+    model: nn.Module, *, vision_tower: str | None = None, language_model: str | None = None
+) -> VLMParts:
+    """All parts but the projector, for what needs none: its tensors count to the part in which they lie, or to none.
+
+    ModelError as `find_parts`.
+    """
     tower, tower_how = find_tower(model, vision_tower)
     text, text_how = find_language_model(model, language_model, tower)
     embedding = _embedding(model, "get_input_embeddings")
     head = _embedding(model, "get_output_embeddings")
     if embedding is None:
         raise ModelError(f"{description(model)}: get_input_embeddings() gives no module of the model")
-    known = [tower, text, embedding] + ([head] if head is not None else [])
-    paths, projector_how = find_projector(model, projector, known)
-    entry, output = _ends(model, paths)
-    parts = VLMParts(
-        model=model,
-        vision_tower=tower,
-        projector=tuple(paths),
-        projector_tensors=tuple(name for name in plain_parameters(model) if is_within(name, paths)),
-        projector_input=entry,
-        projector_output=output,
-        language_model=text,
-        input_embedding=embedding,
-        output_head=head,
-        other_tensors=(),
-        found_by={
-            "vision_tower": tower_how,
-            "projector": projector_how,
-            "language_model": text_how,
-            "input_embedding": "get_input_embeddings()",
-            "output_head": "get_output_embeddings()",
-        },
-    )
-    empty = [part for part in ("vision_tower", "projector", "language_model") if not parts.parameters_of(part)]
-    if empty:
-        raise ModelError(
-            f"{description(model)}: {' and '.join(empty)} would have no parameters of its own with "
-            f"vision_tower={tower!r}, projector={paths}, language_model={text!r}; name paths that do not overlap"
-        )
-    return replace(parts, other_tensors=tuple(n for n in plain_parameters(model) if parts.part_of(n) == "other"))
+    found_by = {
+        "vision_tower": tower_how,
+        "language_model": text_how,
+        "input_embedding": "get_input_embeddings()",
+        "output_head": "get_output_embeddings()",
+    }
+    return _with_others(VLMParts(model, tower, (), (), "", "", text, embedding, head, (), found_by))
+
+
+def _with_others(parts: VLMParts) -> VLMParts:
+    names = plain_parameters(parts.model)
+    return replace(parts, other_tensors=tuple(name for name in names if parts.part_of(name) == "other"))
 
 
 def _embedding(model: nn.Module, method: str) -> str | None:
