@@ -135,6 +135,25 @@ def test_output_basis_begins_with_the_mean_and_goes_on_with_the_covariance_besid
     require_close(basis.energies_K.sum(), moments.second_DD.trace())
 
 
+@pytest.mark.parametrize("unit_norm", [False, True])
+@pytest.mark.parametrize("spread", [0.0, 1e-12, 1e-5])
+@pytest.mark.parametrize("sinks", [0, 1])
+def test_states_that_hardly_vary_give_no_direction_twice(spread: float, sinks: int, unit_norm: bool) -> None:
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        state_D, noise_ND = (torch.randn(n, 7, generator=generator, dtype=torch.float64) for n in (1, 60))
+        stream = MomentsStream(7, unit_norm=unit_norm)
+        stream.add(3 * state_D + spread * noise_ND, is_sink_N=torch.arange(60) < sinks)
+        moments = stream.moments()
+        basis = output_basis(moments)
+        require_orthonormal(basis)
+        require_orthonormal(input_basis(moments, with_constant=True))
+        if sinks == 0 and spread < 1e-5:
+            assert num_selected(basis.energies_K, kept_energy=0.9) == 1
+            with pytest.raises(HoldError, match="span only 1"):
+                num_selected(basis.energies_K, num_kept=2)
+
+
 def test_a_centred_sample_has_no_mean_direction() -> None:
     states = states_of()
     basis = output_basis(moments_of(torch.cat([states, -states]), unit_norm=False))

@@ -50,6 +50,8 @@ def output_basis(moments: Moments) -> Basis:
     second_DD = moments.second_DD + rest_DD
     mean_D = moments.mean_D - first_DQ @ (first_DQ.T @ moments.mean_D)
     if mean_D.square().sum() > 1e-20 * second_DD.trace():
+        mean_D = mean_D / torch.linalg.vector_norm(mean_D)
+        mean_D = mean_D - first_DQ @ (first_DQ.T @ mean_D)  # again: of a mean near the sinks the first time leaves some
         first_DQ = torch.cat([first_DQ, (mean_D / torch.linalg.vector_norm(mean_D))[:, None]], dim=1)
     return _completed(first_DQ, num_sinks, moments.covariance_DD + rest_DD, second_DD)
 
@@ -92,10 +94,11 @@ def _completed(first_DQ: Tensor, num_sinks: int, order_DD: Tensor, second_DD: Te
     order_DD = (order_DD + order_DD.T) / 2
     width, num_first = first_DQ.shape
     if num_first:
-        # on the span of first_DQ every eigenvalue is set below all others, so that those directions come out last
+        # on the span of first_DQ every eigenvalue is set below all others, so that those directions come out last; by
+        # the uncentred trace, because that of a covariance is 0 where the states do not vary
         deflated_DD = order_DD - first_DQ @ (first_DQ.T @ order_DD)
         deflated_DD = deflated_DD - (deflated_DD @ first_DQ) @ first_DQ.T
-        order_DD = deflated_DD - order_DD.trace() * first_DQ @ first_DQ.T
+        order_DD = deflated_DD - second_DD.trace() * first_DQ @ first_DQ.T
     if not torch.isfinite(order_DD).all():
         raise HoldError("the moments are not finite, so they define no directions; fit the anchor again")
     try:
