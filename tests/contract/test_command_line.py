@@ -16,7 +16,7 @@ from helpers.tiny_config import TEXT
 from helpers.tiny_llava import tiny_llava_with_processor
 from textanchor import __version__
 from textanchor.cli import demo, main
-from textanchor.demo.config import DemoConfig, NewTask
+from textanchor.demo.config import DEFAULT_MINUTES, DemoConfig, NewTask
 from textanchor.errors import DataError
 
 CONFIG: dict[str, Any] = {
@@ -51,13 +51,14 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_command_line_grows_only_on_purpose() -> None:
-    names = ["demo", "parts", "adapt", "evaluate", "compare", "diff", "repair", "measure", "report", "fetch"]
+    names = ["demo", "parts", "adapt", "evaluate", "compare", "diff", "repair", "measure", "report", "fetch", "doctor"]
     assert list(main.VERBS) == names
 
 
 def test_the_demo_verb_offers_what_the_demo_has() -> None:
     task = inspect.signature(demo.run).parameters["task"].default  # written twice, to keep --help light
     assert {task.value for task in demo.NewTask} == set(get_args(NewTask))
+    assert inspect.signature(demo.run).parameters["minutes"].default == DEFAULT_MINUTES
     assert task == DemoConfig().task
 
 

@@ -245,6 +245,34 @@ def test_kl_of_a_model_to_itself_is_zero(llava: tuple[Any, Any]) -> None:
     assert max(map(abs, values_of(rows, "text", "base_kl").values())) < 1e-5
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_base_passes_its_layers_once_where_its_head_is_all(llava: tuple[Any, Any], scale: float) -> None:
+    """A base that does more with its logits (here: scales them) is run anew for every model."""
+    processor, base = llava[1], tiny_chat_model("llava", seed=1)[0]
+    forward, calls = base.forward, []
+
+    def scaled(**inputs: Any) -> Any:
+        calls.append(inputs)
+        outputs = forward(**inputs)
+        outputs.logits = scale * outputs.logits
+        return outputs
+
+    base.forward = scaled
+    suite, models = text_suite(base), [tiny_chat_model("llava", seed=seed)[0] for seed in (2, 3)]
+    shared = [suite.score(model, processor, EvaluationOptions()) for model in models]
+    num_batches, calls[:] = len(calls), []
+    alone = [text_suite(base).score(model, processor, EvaluationOptions()) for model in models]
+    for one, other in zip(shared, alone, strict=True):
+        assert [row.value for row in one] == pytest.approx([row.value for row in other], rel=1e-4, abs=1e-6)
+    assert len(calls) == 2 * (num_batches if scale == 1 else num_batches // 2)
+
+
+def test_the_base_itself_is_not_run_twice(llava: tuple[Any, Any]) -> None:
+    model, processor = llava
+    rows = text_suite(model).score(model, processor, EvaluationOptions())
+    assert set(values_of(rows, "text", "base_kl").values()) == {0.0}
+
+
 def test_batches_of_texts_do_not_matter(llava: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = text_suite(None).score(*llava, EvaluationOptions())
     monkeypatch.setattr("textanchor.evaluation.suites.text.LOGITS_AT_ONCE", 1)

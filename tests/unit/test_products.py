@@ -15,7 +15,7 @@ from textanchor.spectral import products
 from textanchor.vlm.fast_linears import fast_linears
 
 FASTER = torch.ops.mkldnn._linear_pointwise.default
-needs_faster = pytest.mark.skipif(not products.HAS_FASTER, reason="not a processor with AVX-512")
+needs_faster = pytest.mark.skipif(not products.HAS_FASTER, reason="neither AVX2 nor AVX-512")
 
 
 class Faster(TorchDispatchMode):

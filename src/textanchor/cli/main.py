@@ -9,7 +9,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from textanchor import __version__
-from textanchor.cli import adapt, compare, demo, diff, evaluate, fetch, measure, parts, repair, report
+from textanchor.cli import adapt, compare, demo, diff, doctor, evaluate, fetch, measure, parts, repair, report
 from textanchor.errors import TextanchorError
 
 EXIT_MISTAKE = 2
@@ -28,6 +28,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "measure": measure.run,
     "report": report.run,
     "fetch": fetch.run,
+    "doctor": doctor.run,
 }
 
 

@@ -1,14 +1,15 @@
-"""What the demo trains and measures; sized for eight minutes on two cores."""
+"""What the demo trains and measures, in full and in the smaller sizes that a slow machine gets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from textanchor.training.config import AdaptConfig, DataConfig, PartConfig, PartsConfig, TrainingConfig
 
 NewTask = Literal["words", "digits"]
 OLD_TASKS = ("existence", "shape", "color", "position", "count")
 METHODS = ("full", "app")
+DEFAULT_MINUTES = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,3 +65,81 @@ class DemoConfig:
             ),
             method=method,
         )
+
+    def cut(self) -> str:
+        """What is smaller here than in full, in words; empty where nothing is."""
+        full = DemoConfig()
+        smaller = [
+            f"{getattr(self, f.name)} of {getattr(full, f.name)} {WORDS[f.name]}"
+            for f in fields(self)
+            if f.name in WORDS and getattr(self, f.name) < getattr(full, f.name)
+        ]
+        return ", ".join(smaller)
+
+
+WORDS = {
+    "max_steps": "steps",
+    "num_points": "points on each curve",
+    "small_items": "questions a task on the way",
+    "small_texts": "texts on the way",
+    "final_items": "questions a task before and after",
+    "pope_items": "POPE questions a strategy",
+    "num_captions": "captions",
+    "num_texts": "texts before and after",
+    "num_reference_images": "reference images",
+    "num_anchor_texts": "anchor texts",
+}
+"""Size -> what it counts."""
+
+SIZES: tuple[dict[str, Any], ...] = (
+    {},
+    {
+        "num_points": 4,
+        "small_items": 16,
+        "small_texts": 4,
+        "final_items": 48,
+        "pope_items": 40,
+        "num_captions": 16,
+        "num_texts": 24,
+        "num_reference_images": 200,
+        "num_anchor_texts": 32,
+    },
+    {
+        "num_points": 4,
+        "small_items": 12,
+        "small_texts": 4,
+        "final_items": 32,
+        "pope_items": 30,
+        "num_captions": 12,
+        "num_texts": 16,
+        "num_reference_images": 150,
+        "num_anchor_texts": 24,
+    },
+    {
+        "max_steps": 48,
+        "num_images": 384,
+        "num_points": 3,
+        "small_items": 10,
+        "small_texts": 3,
+        "final_items": 24,
+        "pope_items": 20,
+        "num_captions": 8,
+        "num_texts": 12,
+        "num_reference_images": 120,
+        "num_anchor_texts": 20,
+    },
+    {
+        "max_steps": 32,
+        "num_images": 256,
+        "num_points": 2,
+        "small_items": 8,
+        "small_texts": 2,
+        "final_items": 16,
+        "pope_items": 12,
+        "num_captions": 6,
+        "num_texts": 8,
+        "num_reference_images": 100,
+        "num_anchor_texts": 16,
+    },
+)
+"""What changes in each size, the largest first."""

@@ -9,15 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from textanchor.data.items import Item, open_image
+from textanchor.data.items import Item
+from textanchor.evaluation.images import ImageProjector, TowerCache
+from textanchor.evaluation.suite import image_hash, measuring
 from textanchor.holds import Anchor
 from textanchor.spectral import output_basis
-from textanchor.vlm.capture import capture_projector
-from textanchor.vlm.names import unwrapped
-from textanchor.vlm.parts import VLMParts, find_parts
+from textanchor.vlm.parts import find_parts
 
-BATCH_SIZE = 16
-"""Images that pass the tower at once: its first stages take some 10 MB for each."""
 KS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 576)
 
 
@@ -41,22 +39,12 @@ class TextSpace:
         return [k / self.directions_DK.shape[0] for k in self.ks]
 
 
-@torch.inference_mode()
-def visual_tokens(model: nn.Module, processor: Any, items: Sequence[Item]) -> Tensor:
+def visual_tokens(model: nn.Module, processor: Any, items: Sequence[Item], cache: TowerCache) -> Tensor:
     """(N, D) projected tokens of the items' images, of a plain model or one wrapped by PEFT."""
-    parts: VLMParts = find_parts(model)
-    images = [open_image(item.image) for item in items if item.image is not None]
-    found: list[Tensor] = []
-
-    def keep(end: str, states_ND: Tensor) -> None:
-        if end == "outputs":
-            found.append(states_ND.float().clone())
-
-    plain: Any = unwrapped(parts.model)
-    for first in range(0, len(images), BATCH_SIZE):
-        inputs = processor.image_processor(images[first : first + BATCH_SIZE], return_tensors="pt")
-        capture_projector(parts, lambda inputs=inputs: plain.get_image_features(**inputs), keep)
-    return torch.cat(found)
+    shown = {image_hash(item.image): item.image for item in items if item.image is not None}
+    with measuring(model):
+        projected = ImageProjector(model, processor, cache).project(shown)
+    return torch.cat([projected[name].states_ND for name in shown])
 
 
 def token_norms(model: nn.Module, visual_ND: Tensor) -> dict[str, float]:

@@ -1,33 +1,36 @@
 """The main job: measure, adapt plainly and with the anchor held, measure again, compare, report."""
 
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerState
 
 from textanchor import __version__
 from textanchor.config import to_dict
 from textanchor.data.items import Item, open_image
 from textanchor.data.tasks import load_items
 from textanchor.data.texts import load_texts
-from textanchor.demo.config import METHODS, OLD_TASKS, DemoConfig
+from textanchor.demo.budget import choose_size, eigen_work, expected_seconds, measure_speed
+from textanchor.demo.config import DEFAULT_MINUTES, METHODS, OLD_TASKS, DemoConfig
 from textanchor.demo.geometry import TextSpace, token_norms, visual_tokens
+from textanchor.demo.machine import require_machine
 from textanchor.demo.matched import compare_at_matched_learning, headline
+from textanchor.demo.progress import DemoProgress, quiet_libraries
 from textanchor.demo.samples import pick_samples
 from textanchor.demo.suites import Suites, scores_for_report
-from textanchor.demo.table import result_table
+from textanchor.demo.table import TITLES, result_table
+from textanchor.errors import ConfigError
 from textanchor.evaluation.images import TowerCache
 from textanchor.evaluation.suite import EvaluationOptions
 from textanchor.evaluation.suites.closed import ClosedSuite
 from textanchor.files import require_free_directory, write_json
-from textanchor.holds import Anchor, FilterConfig, HoldPlan, fit_anchor, plan_holds
-from textanchor.methods.app import DEFAULT_FILTERS
+from textanchor.holds import HoldPlan, fit_anchor
 from textanchor.records import RunRecord, Score, environment, memory_cost
 from textanchor.report.build import build_report
 from textanchor.training.adapt import adapt
@@ -35,23 +38,22 @@ from textanchor.training.audit import Audit
 from textanchor.training.curve import CheckpointScorer, log_spaced_steps
 from textanchor.training.drift import DriftRecorder
 from textanchor.training.features import FeatureStore
-from textanchor.training.session import Session
 from textanchor.vlm.embedded import load_embedded
 from textanchor.vlm.parts import find_parts
 from textanchor.vlm.precision import choose_precision
 
 NUM_GEOMETRY_IMAGES = 64
+ANCHOR_BATCH = 8
 
 
-class DriftInAnchor(DriftRecorder):
-    """Drift in the directions that `app` holds, also of a run that holds nothing."""
+class _StepProgress(TrainerCallback):
+    """Tells the progress of every step."""
 
-    def __init__(self, on_steps: Iterable[int], anchor: Path, filters: Mapping[str, FilterConfig]):
-        super().__init__(on_steps)
-        self.anchor, self.filters = anchor, filters
+    def __init__(self, progress: DemoProgress):
+        self.progress = progress
 
-    def on_run_begin(self, session: Session, plan: HoldPlan | None) -> None:
-        super().on_run_begin(session, plan or plan_holds(session.parts, Anchor.load(self.anchor), dict(self.filters)))
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        self.progress.advance(state.global_step, state.max_steps, f"step {state.global_step} of {state.max_steps}")
 
 
 @dataclass(frozen=True)
@@ -83,70 +85,117 @@ def _columns(rows: Sequence[Mapping[str, Any]], *names: str) -> list[dict[str, A
 
 
 class Demo:
-    """The shared parts of one demo: the model before tuning, the suites, the text space."""
+    """The shared parts of one demo: the model before tuning, the suites, the anchor, the text space."""
 
-    def __init__(self, config: DemoConfig, out: Path, scratch: Path, say: Callable[[str], None]):
-        self.config, self.out, self.say, self.anchor = config, out, say, scratch / "anchor"
-        say("loading the embedded model (SmolLM2-135M-Instruct, EfficientNet-lite0, projector)")
+    def __init__(self, config: DemoConfig, out: Path, scratch: Path, progress: DemoProgress):
+        self.out, self.scratch, self.progress = out, scratch, progress
+        progress.say("loading the embedded model (SmolLM2-135M-Instruct, EfficientNet-lite0, projector)")
         self.model, self.processor = load_embedded()
         self.precision = choose_precision(self.model, "auto")
+        progress.say(str(self.precision))
         self.options = EvaluationOptions(precision=self.precision.used, tower_cache=TowerCache(), batch_size=24)
+        self.config = config
         self.features = FeatureStore()  # both runs see the same images through the same frozen tower
+
+    def fit_into(self, minutes: float) -> None:
+        """Choose the size by timing a few steps and items."""
+        self.progress.say("timing a few steps and items, to choose what fits")
+        speed = measure_speed(self.model, self.processor, self.config, self.options, self.scratch)
+        work = eigen_work(self.model)
+        self.config = choose_size(self.config, speed, work, 60 * minutes - self.progress.seconds)
+        self.progress.expect(expected_seconds(self.config, speed, work))
+        cut = self.config.cut()
+        self.progress.say(f"sizes: {f'cut to fit into {minutes:g} minutes: {cut}' if cut else 'in full'}")
+
+    def prepare(self) -> None:
+        """Draw what is asked, and fit the anchor once: the held run holds it, the plain run is measured in it."""
+        config = self.config
         self.suites = Suites.build(config, self.model, self.options)
         self.images: list[Item] = load_items("caption", split="validation", num_items=NUM_GEOMETRY_IMAGES)
-        self.space = self._fit_anchor()
-
-    def _fit_anchor(self) -> TextSpace:
-        """Fitted once and saved: the held run holds its directions, the plain run is measured in them."""
-        self.say(f"text anchor: {self.config.num_anchor_texts} texts, {self.config.num_reference_images} images")
-        texts = [row.text for row in load_texts("train")[: self.config.num_anchor_texts]]
-        references = load_items("caption", split="train", num_items=self.config.num_reference_images)
+        texts = [row.text for row in load_texts("train")[: config.num_anchor_texts]]
+        references = load_items("caption", split="train", num_items=config.num_reference_images)
         images = [open_image(item.image) for item in references if item.image is not None]
-        anchor = fit_anchor(self.model, self.processor, texts, images)
+
+        def told(done: int, total: int) -> None:
+            in_texts = max(total - len(images) // ANCHOR_BATCH, 1)  # a text's batch takes as long as ten of images
+            share = done if done <= in_texts else in_texts + (done - in_texts) / 10
+            self.progress.advance(share, in_texts + (total - in_texts) / 10, f"batch {done} of {total}")
+
+        with self.progress.phase("anchor", f"anchor: {len(texts)} texts, {len(images)} unlabelled images"):
+            anchor = fit_anchor(self.model, self.processor, texts, images, batch_size=ANCHOR_BATCH, progress=told)
         anchor.save(self.anchor)
-        return TextSpace(anchor)
+        self.space = TextSpace(anchor)
+
+    @property
+    def anchor(self) -> Path:
+        """Where the anchor is saved."""
+        return self.scratch / "anchor"
 
     def measure_before(self) -> list[Score]:
         """Rows of the larger set before tuning; both curves start at the point that is measured here too."""
-        self.say(f"before tuning: {self.suites.num_questions()} items")
-        self.start = {"step": 0, **self._point(self.model, self.processor)}
-        return self.suites.score(self.model, self.processor)
+        with self.progress.phase("before", f"before tuning: {self.suites.num_questions} questions, captions and texts"):
+            self.start = {"step": 0, **self._point(self.model, self.processor)}
+            return self._score(self.model, self.processor)
 
-    def run(self, name: str) -> MethodRun:
-        """Adapt a fresh copy with the method called `name`, scoring it on the way, and measure it."""
+    def run(self, name: str, plan: HoldPlan | None) -> tuple[MethodRun, HoldPlan | None]:
+        """Adapt a fresh copy with the method called `name`, scoring it on the way, and measure it.
+
+        Its drift is told in the directions of `plan`, or of its own, which is also given back.
+        """
         config = self.config.adapt_config(name, self.out / name, anchor=self.anchor)
-        self.say(f"tuning on {self.config.task} with method {name}: {self.config.max_steps} steps")
-        model, processor = load_embedded()
-        steps = log_spaced_steps(self.config.max_steps, self.config.num_points)
-        scorer = CheckpointScorer(steps[1:], self._point)
-        drift = DriftInAnchor(steps, self.anchor, DEFAULT_FILTERS)
-        result = adapt(config, model=model, processor=processor, callbacks=[scorer, drift], features=self.features)
-        self.say(str(result.audit))
-        rows = self.suites.score(result.model, processor)
-        energy = self.space.energy(visual_tokens(result.model, processor, self.images))
-        # neither the tuned model nor its plan is needed any more, and together they take a gigabyte
-        return MethodRun(result.audit, result.record, rows, [self.start, *scorer.entries], energy)
+        title = TITLES[name]
+        with self.progress.phase(f"tune {name}", f"{title}: {self.config.max_steps} steps on {self.config.task}"):
+            model, processor = load_embedded()
+            steps = log_spaced_steps(self.config.max_steps, self.config.num_points)
+            scorer = CheckpointScorer(steps[1:], self._point)
+            watching = [scorer, DriftRecorder(steps, plan), _StepProgress(self.progress)]
+            result = adapt(
+                config, model=model, processor=processor, callbacks=watching, features=self.features, progress=False
+            )
+        self.progress.say(f"{title}: {result.audit}")
+        with self.progress.phase(f"score {name}", f"{title}: the questions again"):
+            rows = self._score(result.model, processor)
+            energy = self.space.energy(self._visual_tokens(result.model, processor))
+        # the tuned model is not needed any more
+        return MethodRun(result.audit, result.record, rows, [self.start, *scorer.entries], energy), result.plan
+
+    def _score(self, model: nn.Module, processor: Any) -> list[Score]:
+        total, done = self.suites.num_questions, 0
+
+        def advance(num_items: int) -> None:
+            nonlocal done
+            done += num_items
+            self.progress.advance(done, total, f"item {done} of {total}")
+
+        return self.suites.score(model, processor, advance)
 
     def _point(self, model: nn.Module, processor: Any) -> dict[str, Any]:
-        norms = token_norms(model, visual_tokens(model, processor, self.images))
+        norms = token_norms(model, self._visual_tokens(model, processor))
         return {**self.suites.point(model, processor), **norms}
 
-    def report(self, before: list[Score], runs: Mapping[str, MethodRun]) -> dict[str, Any]:
-        """The content of report.json."""
+    def _visual_tokens(self, model: nn.Module, processor: Any) -> Tensor:
+        assert self.options.tower_cache is not None
+        return visual_tokens(model, processor, self.images, self.options.tower_cache)
+
+    def report(self, command: str, before: list[Score], runs: Mapping[str, MethodRun]) -> dict[str, Any]:
+        """The content of report.json; `command` makes it again."""
         parts = find_parts(self.model)
         scores = {"before": scores_for_report(before, None)}
-        after = {name: run.for_report(before) for name, run in runs.items()}
+        after = {name: runs[name].for_report(before) for name in METHODS}
         matched = compare_at_matched_learning({name: run.curve for name, run in runs.items()})
         closed = [suite for suite in self.suites.final if isinstance(suite, ClosedSuite)]
-        start = self.space.energy(visual_tokens(self.model, self.processor, self.images))
+        start = self.space.energy(self._visual_tokens(self.model, self.processor))
+        cut = self.config.cut()
         return {
             "title": f"The embedded model learns {self.config.task}",
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "textanchor_version": __version__,
-            "command": f"textanchor demo --task {self.config.task} --seed {self.config.seed}",
+            "command": command,
             "environment": environment(),
+            "precision": self.precision.record(),
             "config": to_dict(self.config),
-            "interval_note": "95 % bootstrap intervals over items; changes are paired by item. One seed.",
+            "interval_note": "95 % bootstrap intervals over items; changes are paired by item. One seed. "
+            + (f"Sizes cut to fit into the time: {cut}." if cut else "Sizes in full."),
             "model": {
                 "name": "embedded",
                 "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
@@ -170,29 +219,38 @@ class Demo:
         }
 
 
-def run_demo(out: Path, *, task: str, seed: int, config: DemoConfig | None = None) -> Path:
-    """Run the main job into the folder `out` and return the path of its report.html.
+def run_demo(
+    out: Path, *, task: str, seed: int, minutes: float = DEFAULT_MINUTES, config: DemoConfig | None = None
+) -> Path:
+    """Run the main job into the folder `out` and return the path of its report.html, in at most so many minutes.
 
-    Raises TextanchorError where `out` is not empty or a model file is out of reach; nothing is written then.
+    The sizes are chosen to fit, unless a `config` says what they are. Raises TextanchorError where `out` is not empty,
+    the machine or the minutes are too small or a model file is out of reach; nothing is written then.
     """
     require_free_directory(out)
-    began = time.monotonic()
-    console = Console(stderr=True, highlight=False)
-
-    def say(text: str) -> None:
-        console.print(f"[dim]{time.monotonic() - began:4.0f} s[/]  {text}")
-
-    config = config or DemoConfig(task=task, seed=seed)  # pyright: ignore[reportArgumentType]
-    with tempfile.TemporaryDirectory(prefix="textanchor-") as scratch:
-        demo = Demo(config, out, Path(scratch), say)
+    if not minutes > 0:
+        raise ConfigError(f"--minutes {minutes:g}: the demo needs some; leave it out for {DEFAULT_MINUTES:g}")
+    progress = DemoProgress(Console(stderr=True, highlight=False))
+    require_machine(progress.say)
+    with quiet_libraries(), tempfile.TemporaryDirectory(prefix="textanchor-") as scratch:
+        chosen = config or DemoConfig(task=task, seed=seed)  # pyright: ignore[reportArgumentType]
+        demo = Demo(chosen, out, Path(scratch), progress)
+        if config is None:
+            demo.fit_into(minutes)
+        demo.prepare()
         before = demo.measure_before()
-        runs = {name: demo.run(name) for name in METHODS}
-    report = demo.report(before, runs) | {"cost": {"seconds": time.monotonic() - began, **memory_cost()}}
+        held, plan = demo.run("app", None)
+        plain, _ = demo.run("full", plan)
+    cost = {"seconds": progress.seconds, **memory_cost(), "phases": progress.told()}
+    command = f"textanchor demo --task {chosen.task} --seed {chosen.seed} --minutes {minutes:g}"
+    report = demo.report(command, before, {"full": plain, "app": held}) | {"cost": cost}
     write_json(out / "report.json", report)
     page = build_report(out / "report.json", out / "report.html")
     printed = Console(highlight=False)
     printed.print(result_table(report))
     printed.print(report["headline"]["sentence"])
     printed.print(report["headline"]["matched_sentence"])
+    if cut := demo.config.cut():
+        printed.print(f"sizes were cut to fit into {minutes:g} minutes: {cut}")
     printed.print(f"report: {page}", soft_wrap=True)
     return page

@@ -1,7 +1,7 @@
 """What the demo asks: a small set at a few steps of each run, a larger one before and after."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -52,10 +52,12 @@ class Suites:
         text = summarise(rows)["text"]["cross_entropy"]["estimate"]
         return {"new": _means(rows, (self.task,)), "old": _means(rows, OLD_TASKS), "text_cross_entropy": text}
 
-    def score(self, model: nn.Module, processor: Any) -> list[Score]:
-        """Rows of the larger set."""
-        return evaluate(model, processor, self.final, options=self.options)
+    def score(self, model: nn.Module, processor: Any, advance: Callable[[int], None]) -> list[Score]:
+        """Rows of the larger set; `advance` is told how many items were finished since its last call."""
+        options = replace(self.options, advance=advance)
+        return evaluate(model, processor, self.final, options=options, progress=False)
 
+    @property
     def num_questions(self) -> int:
         """Number of items of the larger set."""
         return sum(suite.num_steps for suite in self.final)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from textanchor.data.items import open_image
 from textanchor.data.tasks import load_items
@@ -60,12 +59,11 @@ def run_cell(cell: Cell, bench: Bench) -> RunRecord:
             features,
             Path(scratch),
             None,
+            shows_progress=False,
             keep_precision=bench.precisions.get("training"),
             anchors=bench.anchors,
         )
         sessions.append(run.session)
-        for printing in (ProgressCallback, PrinterCallback):
-            run.trainer.remove_callback(printing)
         _train(run, recorders, cell.num_steps)
         audit, projector = run.audit_weights()
         extra: dict[str, Any] = {"audit": _audit_rows(audit, run.session.parts), "projector_audit": projector}

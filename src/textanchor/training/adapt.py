@@ -60,6 +60,7 @@ def adapt(
     callbacks: Sequence[TrainerCallback] = (),
     features: FeatureStore | None = None,
     resume: bool = False,
+    progress: bool = True,
 ) -> AdaptResult:
     """Tune a vision-language model as `config` says and write it with its records to `config.output`.
 
@@ -67,8 +68,8 @@ def adapt(
     `callbacks` are any of the Trainer's; a `RunCallback` (CheckpointScorer, DriftRecorder) also enters checkpoints and
     run.json. `features` keeps the frozen tower's outputs from run to run. With `resume`, goes on from the newest
     checkpoint with weights equal bit for bit to those of an uninterrupted run. The checkpoints are removed once the
-    output is complete. ConfigError, DataError or ModelError before anything is written; nothing is left in
-    `config.output` if the run fails.
+    output is complete. `progress` shows the Trainer's bar and log lines. ConfigError, DataError or ModelError before
+    anything is written; nothing is left in `config.output` if the run fails.
     """
     if (model is None) != (processor is None):
         raise ConfigError("adapt takes model and processor together, or neither of them to load config.model")
@@ -92,6 +93,7 @@ def adapt(
             features,
             workspace,
             checkpoint,
+            shows_progress=progress,
             keep_precision=None if checkpoint is None else precision_of_checkpoint(checkpoint),
         )
         run.train()

@@ -10,6 +10,7 @@ from typing import Any
 from rich.progress import track
 from torch import nn
 from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from textanchor.config import to_dict
 from textanchor.data.items import Conversation
@@ -54,6 +55,7 @@ class TrainingRun:
         workspace: Path,
         checkpoint: Path | None,
         *,
+        shows_progress: bool = True,
         keep_precision: Format | None = None,
         anchors: Path | None = None,
     ):
@@ -62,7 +64,7 @@ class TrainingRun:
         `keep_precision` is what `training.precision: auto` has to keep to.
         """
         self.config, self.method, self.processor, self.checkpoint = config, method, processor, checkpoint
-        self.began = time.monotonic()
+        self.began, self.shows_progress = time.monotonic(), shows_progress
         use_chat_template(processor, config.data.chat_template)
         self.precision = choose_precision(
             model, config.training.precision, device=training_device(), keep=keep_precision
@@ -115,8 +117,9 @@ class TrainingRun:
         if settings.cache_features:
             cache = FeatureCache(parts, store, self.precision.used)
             indexed = cache.index(examples[i] for i in range(len(examples)))
-            data = list(track(indexed, "vision tower features", total=len(examples), transient=True))
-        return AdaptTrainer(
+            what, hidden = "vision tower features", not self.shows_progress
+            data = list(track(indexed, what, total=len(examples), transient=True, disable=hidden))
+        trainer = AdaptTrainer(
             self.arguments,
             parts,
             data,
@@ -130,6 +133,10 @@ class TrainingRun:
             tokens=self.tokens,
             callbacks=callbacks,
         )
+        if not self.shows_progress:
+            for printing in (ProgressCallback, PrinterCallback):
+                trainer.remove_callback(printing)
+        return trainer
 
     def train(self) -> None:
         """Train to the end, from the checkpoint if there is one; a method that does not train is only recorded."""
