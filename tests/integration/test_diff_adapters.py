@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import textanchor as ta
 from helpers.tiny_chat import tiny_chat_model
 from helpers.tiny_models import tiny_vlm
+from textanchor.vlm.loading import load_model
 
 TEXT_LINEARS = r".*language_model.*\.(q_proj|v_proj|down_proj)"
 pytestmark = [
@@ -33,20 +34,20 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def trained(base: Path, config: Any, folder: Path) -> Path:
+def trained(base: Path, config: Any, folder: Path, *, by: float = 0.02) -> Path:
     """An adapter's folder, all its parameters moved from where they started."""
-    model = get_peft_model(ta.load_vlm(base)[0], config)
+    model = get_peft_model(load_model(base), config)
     torch.manual_seed(2)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.add_(0.02 * torch.randn_like(parameter))
+                parameter.add_(by * torch.randn_like(parameter))
     model.save_pretrained(folder)
     return folder
 
 
 def merged_by_peft(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
-    return PeftModel.from_pretrained(ta.load_vlm(base)[0], adapter).merge_and_unload().state_dict()
+    return PeftModel.from_pretrained(load_model(base), adapter).merge_and_unload().state_dict()
 
 
 def lora(**options: Any) -> LoraConfig:
@@ -85,7 +86,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_diff_and_repair_say_what_peft_makes_of_the_base(kind: str, base: Path, tmp_path: Path) -> None:
     adapter = trained(base, KINDS[kind], tmp_path / "adapter")
-    plain, merged = ta.load_vlm(base)[0].state_dict(), merged_by_peft(base, adapter)
+    plain, merged = load_model(base).state_dict(), merged_by_peft(base, adapter)
     moves = {name: float((merged[name] - plain[name]).norm()) for name in plain}
     report = ta.diff(base, adapter)
     assert {row.name for row in report.tensors if row.is_changed} == {name for name, move in moves.items() if move}
@@ -93,7 +94,7 @@ def test_diff_and_repair_say_what_peft_makes_of_the_base(kind: str, base: Path, 
         assert row.update_energy**0.5 == pytest.approx(moves[row.name], rel=1e-4)
 
     ta.repair(adapter, base, tmp_path / "out", plan=ta.RepairPlan(interpolate={"language_model": 0.5}), strength=0.0)
-    written = ta.load_vlm(tmp_path / "out")[0].state_dict()
+    written = load_model(tmp_path / "out").state_dict()
     for name, values in merged.items():
         torch.testing.assert_close(written[name], values, rtol=0, atol=1e-6)
 
@@ -101,7 +102,7 @@ def test_diff_and_repair_say_what_peft_makes_of_the_base(kind: str, base: Path, 
 @pytest.mark.parametrize("kind", ["pissa", "dora", "oft"])
 def test_a_merged_adapter_of_any_kind_is_recognised(kind: str, base: Path, tmp_path: Path) -> None:
     adapter = trained(base, KINDS[kind], tmp_path / "adapter")
-    model = PeftModel.from_pretrained(ta.load_vlm(base)[0], adapter).merge_and_unload()
+    model = PeftModel.from_pretrained(load_model(base), adapter).merge_and_unload()
     model.save_pretrained(tmp_path / "merged")
     report = ta.diff(base, tmp_path / "merged", adapter=adapter, frozen=["projector"])
     assert report.verdict.endswith("; the adapter's update is in the weights, once")
@@ -109,8 +110,40 @@ def test_a_merged_adapter_of_any_kind_is_recognised(kind: str, base: Path, tmp_p
     assert report.verdict == "LoRA is not merged: the adapter's update is in none of its 6 weights"
 
 
+@pytest.mark.parametrize("by", [0.0005, 0.005])
+@pytest.mark.parametrize("kind", ["plain", "pissa", "dora", "ia3", "oft"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_merge_in_half_precision_is_no_merge_in_part(
+    kind: str, dtype: torch.dtype, by: float, base: Path, tmp_path: Path
+) -> None:
+    half = tmp_path / "half"
+    load_model(base).to(dtype).save_pretrained(half)
+    adapter = trained(base, KINDS.get(kind, lora()), tmp_path / "adapter", by=by)
+    model = PeftModel.from_pretrained(load_model(half).to(dtype), adapter).merge_and_unload()
+    model.save_pretrained(tmp_path / "merged")
+    report = ta.diff(half, tmp_path / "merged", adapter=adapter, frozen=["projector"])
+    name = str(dtype).removeprefix("torch.")
+    assert not any(finding.kind == "lora_merged_in_part" for finding in report.findings)
+    if (kind, by, name) == ("ia3", 0.0005, "bfloat16"):  # a factor of 1.0005 moves nothing there
+        assert report.verdict.endswith("weights, or rounding to bfloat16 swallowed all of it")
+    else:
+        assert f"as far as {name} can hold it" in report.verdict and "rounding swallowed" in report.verdict
+
+
+def test_what_rounding_swallows_whole_is_not_in_the_weights(base: Path, tmp_path: Path) -> None:
+    half, model = tmp_path / "half", load_model(base).to(torch.bfloat16)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.02 * parameter.sign())  # no entry so small that it would move
+    model.save_pretrained(half)
+    adapter = trained(base, lora(lora_alpha=0.01), tmp_path / "adapter", by=0.001)
+    PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(tmp_path / "merged")
+    expected = "the adapter's update is in none of its 6 weights, or rounding to bfloat16 swallowed all of it"
+    assert ta.diff(half, tmp_path / "merged", adapter=adapter).verdict == f"LoRA is not merged: {expected}"
+
+
 def test_a_converted_pissa_adapter_is_a_plain_one(base: Path, tmp_path: Path) -> None:
-    model = get_peft_model(ta.load_vlm(base)[0], KINDS["pissa"])
+    model = get_peft_model(load_model(base), KINDS["pissa"])
     model.peft_config["default"].init_lora_weights = True
     model.save_pretrained(tmp_path / "start")
     with torch.no_grad():
@@ -119,7 +152,7 @@ def test_a_converted_pissa_adapter_is_a_plain_one(base: Path, tmp_path: Path) ->
                 parameter.add_(0.02 * torch.randn_like(parameter))
     model.save_pretrained(tmp_path / "adapter", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
     trained_weights = model.merge_and_unload().state_dict()
-    plain = ta.load_vlm(base)[0].state_dict()
+    plain = load_model(base).state_dict()
     row = next(
         row for row in ta.diff(base, tmp_path / "adapter").tensors if row.name.endswith("0.mlp.down_proj.weight")
     )
@@ -167,7 +200,7 @@ def test_an_adapter_of_prompts_changes_no_weights(base: Path, tmp_path: Path) ->
 def test_an_unreadable_adapter_beside_the_weights_does_not_stop_the_diff(base: Path, tmp_path: Path) -> None:
     """Found by itself, not named: the weights can be compared all the same."""
     tuned = with_settings(trained(base, lora(), tmp_path / "tuned"), alora_invocation_tokens=[1, 2])
-    merged = PeftModel.from_pretrained(ta.load_vlm(base)[0], trained(base, lora(), tmp_path / "other"))
+    merged = PeftModel.from_pretrained(load_model(base), trained(base, lora(), tmp_path / "other"))
     merged.merge_and_unload().save_pretrained(tuned)
     report = ta.diff(base, tuned, frozen=["projector"])
     assert "PEFT cannot merge it into" in next(f.sentence for f in report.findings if f.kind == "adapter_unread")
@@ -203,5 +236,5 @@ def test_an_adapter_needs_a_model(base: Path, tmp_path: Path) -> None:
     adapter = trained(base, lora(), tmp_path / "adapter")
     with pytest.raises(ta.ModelError, match=r"give the base's folder with config.json"):
         ta.diff(tiny_vlm("llava").state_dict(), adapter)
-    report = ta.diff(ta.load_vlm(base)[0], adapter, frozen=["projector"])
+    report = ta.diff(load_model(base), adapter, frozen=["projector"])
     assert not report.is_lost

@@ -113,7 +113,10 @@ def test_lora_merged_once_is_said_to_be(base: Path, tmp_path: Path) -> None:
     adapter = saved(with_lora(tiny_vlm("llava")), tmp_path / "adapter")
     model = PeftModel.from_pretrained(tiny_vlm("llava"), adapter).merge_and_unload()
     report = ta.diff(base, saved(model.to(torch.bfloat16), tmp_path / "m"), adapter=adapter, frozen=["projector"])
-    assert report.verdict.endswith("the adapter's update is in the weights, once; float32 was saved as bfloat16")
+    assert "; the adapter's update is in the weights, once, as far as bfloat16 can hold it (rounding swallowed " in (
+        report.verdict
+    )
+    assert report.verdict.endswith(" %); float32 was saved as bfloat16")
 
 
 def test_lora_not_merged_but_left_beside_the_weights(base: Path, copy: Path) -> None:

@@ -9,6 +9,7 @@ from textanchor.diffs.checkpoint import checkpoint_of_tensors
 from textanchor.diffs.compare import Change, Source
 from textanchor.diffs.findings import Finding
 from textanchor.diffs.intruders import count_intruders, left_vectors
+from textanchor.diffs.merges import ExpectedUpdate, MergeFit
 from textanchor.diffs.report import AnchorSummary, DiffReport
 from textanchor.diffs.rows import PartRow
 from textanchor.diffs.text_anchor import fit_text_anchor
@@ -93,13 +94,52 @@ def test_bad_entries_are_counted_in_all_blocks() -> None:
     assert (change.status, change.num_bad, change.relative) == ("changed", 3, None)
 
 
+def merge_of(base: Tensor, tuned: Tensor, update: Tensor) -> MergeFit:
+    fit = change_of(base, tuned, expected=ExpectedUpdate(lambda start, stop: update[start:stop])).merge
+    assert fit is not None
+    return fit
+
+
 def test_fit_to_the_update_that_an_adapter_asks_for() -> None:
     base, update = torch.randn(60, 70), low_rank(60, 70, 4)
-    change = change_of(base, base + 2 * update, expected=lambda start, stop: update[start:stop])
-    assert change.fit == pytest.approx(2, abs=1e-5)
-    assert change.misfit == pytest.approx(0, abs=1e-2)
-    change = change_of(base, base.clone(), expected=lambda start, stop: update[start:stop])
-    assert (change.status, change.fit) == ("equal", 0.0)
+    merge = merge_of(base, base + 2 * update, update)
+    assert merge.fit == pytest.approx(2, abs=1e-5)
+    assert merge.misfit == pytest.approx(0, abs=1e-2)
+    assert merge.times == {2} and merge.swallowed == 0
+    assert merge.energy == pytest.approx(float(update.square().sum()), rel=1e-5)
+    merge = merge_of(base, base.clone(), update)
+    assert (merge.fit, merge.times) == (0.0, {0})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [0.0005, 0.005, 0.05])
+def test_a_merge_is_told_up_to_the_rounding_of_its_type(dtype: torch.dtype, size: float) -> None:
+    """However much rounding swallows: once, twice, never, half of the rows and another update are told apart."""
+    base = 0.02 * torch.randn(90, 120)
+    a_RI, b_OR = torch.randn(4, 120), torch.randn(90, 4)
+    b_OR *= size * base.norm() / (b_OR @ a_RI).norm()
+    update, half = b_OR @ a_RI, base.to(dtype)
+    in_type = half + update.to(dtype)
+    for merged in (in_type, (half.float() + update).to(dtype), half + b_OR.to(dtype) @ a_RI.to(dtype)):
+        assert merge_of(half, merged, update).times == {1}
+    for merged in (in_type, (base + update).to(dtype)):  # from a base of more digits
+        assert merge_of(base, merged, update).times == {1}
+    assert merge_of(half, in_type + update.to(dtype), update).times == {2}
+    assert merge_of(half, half.clone(), update).times == {0}
+    assert merge_of(half, torch.cat([in_type[:45], half[45:]]), update).times == set()
+    other = low_rank(90, 120, 4)
+    assert merge_of(half, half + (other * update.norm() / other.norm()).to(dtype), update).times == set()
+
+    merge, stayed = merge_of(half, in_type, update), in_type == half
+    assert merge.swallowed == pytest.approx(float(update[stayed].square().sum()), rel=1e-4)
+
+
+def test_an_update_that_rounding_swallows_whole_could_have_been_merged() -> None:
+    base = torch.randn(60, 70).to(torch.bfloat16)
+    update = 1e-4 * base.float()
+    merge = merge_of(base, base + update.to(torch.bfloat16), update)
+    assert merge.times >= {0, 1}
+    assert merge.swallowed == pytest.approx(merge.energy)
 
 
 def test_shares_in_the_text_anchor() -> None:

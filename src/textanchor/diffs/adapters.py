@@ -27,6 +27,10 @@ MERGE_IN_ITS_RUN = (
     "in the run that trained it, merge it (merge_and_unload, save_pretrained), or save it with save_pretrained("
     "..., path_initial_model_for_weight_conversion=...), and give that folder"
 )
+CHANGE_THE_BASE = ("pissa", "olora", "loftq")
+"""Starts of LoRA that take something from the base's weights first."""
+ROUNDINGS_OF_OTHERS = 4
+"""Of kinds that take away first, scale or rotate a weight."""
 PEFT_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError)
 """What PEFT raises where a configuration is wrong, does not fit a model, or cannot be merged."""
 
@@ -62,6 +66,14 @@ class Adapter:
     def problems(self) -> tuple[Problem, ...]:
         """What is wrong with the file."""
         return self.weights.problems
+
+    @property
+    def roundings(self) -> int:
+        """How often merging it rounds numbers of a weight's size: once where it adds a product to the base."""
+        start = str(getattr(self.config, "init_lora_weights", ""))
+        is_scaled = getattr(self.config, "use_dora", False) or getattr(self.config, "kasa_config", None)
+        is_sum = self.config.peft_type == "LORA" and not is_scaled and not start.startswith(CHANGE_THE_BASE)
+        return 1 if is_sum else ROUNDINGS_OF_OTHERS
 
 
 def read_adapter(folder: Path, structure: Structure) -> Adapter:

@@ -6,7 +6,7 @@ values in the sketch's range.
 Shape legend: O rows, I columns of a matrix (further dimensions flattened), S columns of the sketch, K directions.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from textanchor.diffs.checkpoint import block_ranges, is_float
 from textanchor.diffs.headers import StoredTensor
+from textanchor.diffs.merges import ExpectedUpdate, MergeFit, MergeSums
+from textanchor.diffs.rounding import COMPUTED, Rounding
 
 Status = Literal["equal", "rounding", "changed", "shape", "missing", "added"]
 
@@ -23,9 +25,6 @@ MAX_RANK = 128
 OVERSAMPLING = 8
 NOISE_MARGIN = 1.25
 """Singular values below this times the largest that rounding alone is expected to make are rounding."""
-
-COMPUTED_ROUNDINGS = 10
-"""Roundings of float32, relative to the largest singular value, that the sums of the comparison may themselves make."""
 
 
 class Rows(Protocol):
@@ -79,10 +78,8 @@ class Change:
     """||D||_F^2 / ||D||_2^2."""
     text_energies_K: Tensor | None = field(default=None, repr=False)
     """Energy of the update along each direction of the text anchor, as output directions."""
-    fit: float | None = None
-    """<D, E> / <E, E> with the update E that an adapter asks for."""
-    misfit: float | None = None
-    """||D - fit E|| / ||D||."""
+    merge: MergeFit | None = None
+    """How the change compares with the update that an adapter asks for."""
 
 
 def compare(
@@ -90,13 +87,13 @@ def compare(
     tuned: Source,
     *,
     directions_DK: Tensor | None = None,
-    expected: Callable[[int, int], Tensor] | None = None,
+    expected: ExpectedUpdate | None = None,
     seed: int = 0,
 ) -> Change:
     """How `tuned` differs from `base`.
 
-    `directions_DK`: anchor in the space of the rows (outputs), to share the update's energy among. `expected`: rows of
-    the update that an adapter asks for.
+    `directions_DK`: anchor in the space of the rows (outputs), to share the update's energy among. `expected`: what an
+    adapter asks for.
     """
     first, second = base.stored, tuned.stored
     if first.shape != second.shape:
@@ -133,18 +130,18 @@ class _Comparison:
         base: Source,
         tuned: Source,
         directions_DK: Tensor | None,
-        expected: Callable[[int, int], Tensor] | None,
+        expected: ExpectedUpdate | None,
         seed: int,
     ) -> None:
-        self.base, self.tuned, self.expected = base, tuned, expected
+        self.base, self.tuned = base, tuned
         self.directions_DK = directions_DK
         stored = base.stored
         self.num_rows, self.row_size = stored.num_rows, stored.row_size
         self.is_matrix = len(stored.shape) > 1 and min(self.num_rows, self.row_size) > 1
         self.width = min(MAX_RANK + OVERSAMPLING, self.num_rows, self.row_size)
         self.seed = seed
-        self.unit = _rounding_unit(tuned.stored.dtype)
-        self.slack = 0.0 if base.stored.dtype == tuned.stored.dtype else self.unit + _rounding_unit(base.stored.dtype)
+        self.rounding = Rounding(base.stored.dtype, tuned.stored.dtype)
+        self.merge = None if expected is None else MergeSums(expected, self.rounding)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Rows, their values in the base and in the tuned tensor, in float32 (float64 where both have it)."""
@@ -155,7 +152,7 @@ class _Comparison:
             yield slice(start, stop), base.to(dtype), tuned.to(dtype)
 
     def run(self) -> Change:
-        sums, num_bad, is_rounding = _Sums(), 0, self.slack > 0
+        sums, num_bad, is_rounding = _Sums(), 0, True
         text_KI, sketch_OS, mixing_IS = None, None, self._mixing()
         for rows, base_RI, tuned_RI in self.blocks():
             num_bad += _num_not_finite(tuned_RI)
@@ -163,9 +160,9 @@ class _Comparison:
                 continue
             update_RI = tuned_RI - base_RI
             sums.add(base_RI, tuned_RI, update_RI)
-            is_rounding = is_rounding and self._is_rounding(update_RI, base_RI, tuned_RI)
-            if self.expected is not None:
-                sums.add_expected(self.expected(rows.start, rows.stop).to(update_RI), update_RI)
+            is_rounding = is_rounding and self.rounding.explains(base_RI, tuned_RI)
+            if self.merge is not None:
+                self.merge.add(rows.start, base_RI, tuned_RI)
             if mixing_IS is not None:
                 if sketch_OS is None:
                     mixing_IS = mixing_IS.to(update_RI)
@@ -177,6 +174,8 @@ class _Comparison:
         if num_bad:
             return Change(status="changed", num_bad=num_bad)
         change = sums.change("rounding" if is_rounding else "changed" if sums.update else "equal")
+        if self.merge is not None:
+            change = replace(change, merge=self.merge.fit())
         if change.status != "changed":
             return change
         if text_KI is not None:
@@ -203,10 +202,10 @@ class _Comparison:
 
     def _with_rank(self, change: Change, singular_S: Tensor, sums: "_Sums") -> Change:
         count = self.num_rows * self.row_size
-        noise = (self.unit / 3**0.5) * (sums.tuned / count) ** 0.5
+        noise = (self.rounding.unit / 3**0.5) * (sums.tuned / count) ** 0.5
         largest = float(singular_S[0])
         from_storing = NOISE_MARGIN * noise * (self.num_rows**0.5 + self.row_size**0.5)
-        from_computing = COMPUTED_ROUNDINGS * torch.finfo(torch.float32).eps * largest
+        from_computing = COMPUTED * largest
         rank = int((singular_S > max(from_storing, from_computing)).sum())
         return replace(
             change,
@@ -214,12 +213,6 @@ class _Comparison:
             is_rank_larger=rank > MAX_RANK,
             stable_rank=sums.update / largest**2,
         )
-
-    def _is_rounding(self, update: Tensor, base: Tensor, tuned: Tensor) -> bool:
-        allowed = self.slack * torch.maximum(base.abs(), tuned.abs())
-        kinds = [torch.finfo(source.stored.dtype) for source in (self.base, self.tuned)]
-        least = max(kind.smallest_normal * kind.eps for kind in kinds)  # the spacing of subnormal numbers
-        return bool((update.abs() <= allowed + least).all())
 
 
 @dataclass
@@ -229,33 +222,21 @@ class _Sums:
     base: float = 0.0
     tuned: float = 0.0
     update: float = 0.0
-    expected: float = 0.0
-    along: float = 0.0
-    """<D, E>"""
 
     def add(self, base: Tensor, tuned: Tensor, update: Tensor) -> None:
         self.base += _energy(base)
         self.tuned += _energy(tuned)
         self.update += _energy(update)
 
-    def add_expected(self, expected: Tensor, update: Tensor) -> None:
-        self.expected += _energy(expected)
-        self.along += float(expected.flatten() @ update.flatten())
-
     def change(self, status: Status) -> Change:
-        """The norms as a `Change`, and the fit where an update was expected."""
-        change = Change(
+        """The norms as a `Change`."""
+        return Change(
             status=status,
             relative=(self.update / self.base) ** 0.5 if self.base else None,
             norm_ratio=(self.tuned / self.base) ** 0.5 if self.base else None,
             base_energy=self.base,
             update_energy=self.update,
         )
-        if not self.expected:
-            return change
-        fit = self.along / self.expected
-        rest = max(self.update - fit * self.along, 0.0)
-        return replace(change, fit=fit, misfit=(rest / self.update) ** 0.5 if self.update else 0.0)
 
 
 def _num_not_finite(values: Tensor) -> int:
@@ -265,8 +246,3 @@ def _num_not_finite(values: Tensor) -> int:
 
 def _energy(values: Tensor) -> float:
     return float(torch.linalg.vector_norm(values)) ** 2
-
-
-def _rounding_unit(dtype: torch.dtype) -> float:
-    """Largest relative error of rounding to that type; float64 is taken as exact."""
-    return torch.finfo(dtype).eps / 2 if dtype.is_floating_point and dtype != torch.float64 else 0.0

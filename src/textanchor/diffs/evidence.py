@@ -1,28 +1,18 @@
 """All that findings are made of, and the words that they share."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
 
 from textanchor.diffs.checkpoint import Problem
 from textanchor.diffs.matching import Matching
+from textanchor.diffs.merges import MERGES, MergeFit
 from textanchor.diffs.rows import PartRow, TensorRow
 
-LORA_TOLERANCE = 0.1
+MERGE_TOLERANCE = 0.1
 """How far from a whole number the ratio of the weights' update to the adapter's may be, to be taken for it."""
 LARGEST_MISFIT = 0.3
 """Largest share of the weights' update that is none of the adapter's, for the ratio to say something of merging."""
-
-
-@dataclass(frozen=True)
-class LoraFit:
-    """How the change of one weight compares with the update that an adapter asks for."""
-
-    name: str
-    fit: float
-    """The change is `fit` times the adapter's update, by least squares."""
-    misfit: float
-    """Relative size of what is left."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,7 +32,8 @@ class Evidence:
     num_adapter_tensors: int = 0
     """Tensors of the tuned adapter's file."""
     wrapped: tuple[str, ...] = ()
-    lora_fits: tuple[LoraFit, ...] = ()
+    merges: Mapping[str, MergeFit] = field(default_factory=dict)
+    """Weight -> how its change compares with the update of the adapter that should be merged into it."""
     unchecked_adapter: str = ""
     """Why the adapter beside the weights could not be read."""
     frozen: frozenset[str] = frozenset()
@@ -65,15 +56,28 @@ class Evidence:
 
 def whole_ratio(evidence: Evidence) -> int | None:
     """How often the adapter's update is in the weights, where that is a whole number in all of them."""
-    fits = evidence.lora_fits
-    if not fits:
+    merges = evidence.merges.values()
+    if not merges:
         return None
-    middle = median(fit.fit for fit in fits)
-    ratio = round(middle)
-    if any(abs(fit.fit - ratio) > LORA_TOLERANCE * max(ratio, 1) for fit in fits):
+    for times in MERGES:  # up to rounding, which may swallow most of a small update
+        if all(times in merge.times for merge in merges):
+            return times
+    ratio = round(median(merge.fit for merge in merges))
+    if any(abs(merge.fit - ratio) > MERGE_TOLERANCE * max(ratio, 1) for merge in merges):
         return None
-    is_explained = ratio == 0 or median(fit.misfit for fit in fits) <= LARGEST_MISFIT
+    is_explained = ratio == 0 or median(merge.misfit for merge in merges) <= LARGEST_MISFIT
     return ratio if is_explained else None
+
+
+def swallowed_share(evidence: Evidence) -> float:
+    """Share of the adapter's update, by energy, that lies in entries which rounding left as they were."""
+    total = sum(merge.energy for merge in evidence.merges.values())
+    return sum(merge.swallowed for merge in evidence.merges.values()) / total if total else 0.0
+
+
+def merged_dtype(evidence: Evidence) -> str:
+    """Type of the weights that the adapter was merged into."""
+    return next(row.tuned_dtype or "" for row in evidence.rows if row.name in evidence.merges)
 
 
 def tensors_are(number: int) -> str:

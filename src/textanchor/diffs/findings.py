@@ -36,6 +36,7 @@ FINDINGS: dict[Severity, tuple[Callable[[Evidence], str | None], ...]] = {
         remarks.frozen_changed,
         remarks.projector_not_found,
         remarks.lora_merged_in_part,
+        remarks.update_swallowed,
         remarks.adapter_unread,
         remarks.head_untied_by_config,
         remarks.other_layout,

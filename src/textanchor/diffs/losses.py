@@ -2,7 +2,7 @@
 
 from statistics import median
 
-from textanchor.diffs.evidence import Evidence, and_more, tensors_are, whole_ratio
+from textanchor.diffs.evidence import Evidence, and_more, merged_dtype, tensors_are, whole_ratio
 
 
 def incomplete(evidence: Evidence) -> str | None:
@@ -47,9 +47,12 @@ def lora_inside(evidence: Evidence) -> str | None:
 
 def lora_not_merged(evidence: Evidence) -> str | None:
     """The adapter's update is not in the weights."""
-    ratio = whole_ratio(evidence)
-    number = len(evidence.lora_fits)
-    return f"LoRA is not merged: the adapter's update is in none of its {number} weights" if ratio == 0 else None
+    if whole_ratio(evidence) != 0:
+        return None
+    merges = evidence.merges.values()
+    is_too_small = all(1 in merge.times for merge in merges)
+    swallowed = f", or rounding to {merged_dtype(evidence)} swallowed all of it" if is_too_small else ""
+    return f"LoRA is not merged: the adapter's update is in none of its {len(merges)} weights{swallowed}"
 
 
 def lora_merged_again(evidence: Evidence) -> str | None:
@@ -58,7 +61,7 @@ def lora_merged_again(evidence: Evidence) -> str | None:
     if ratio is None or ratio < 2:
         return None
     often = "twice" if ratio == 2 else f"{ratio} times"
-    exact = median(fit.fit for fit in evidence.lora_fits)
+    exact = median(merge.fit for merge in evidence.merges.values())
     return f"LoRA was merged {often}: the weights moved by {exact:.2f} times the adapter's update"
 
 

@@ -1,6 +1,6 @@
 """Both checkpoints of a diff: opened, named by one model's structure, and matched."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from textanchor.diffs.checkpoint import (
 )
 from textanchor.diffs.compare import Source, compare
 from textanchor.diffs.matching import Matching, NamedTensors, match, named_tensors
+from textanchor.diffs.merges import ExpectedUpdate
 from textanchor.diffs.structure import ALL_LOOKED_FOR, PartNames, Structure
 from textanchor.errors import ConfigError, DataError, ModelError
 from textanchor.vlm.loading import EMBEDDED, HUB_ID, hub_folder, load_vlm
@@ -86,10 +87,12 @@ class Pair:
                 names[tied] = names[source]
         return AdaptedCheckpoint(read_adapter(folder, self.structure), self.base, names)
 
-    def expected_update(self, name: str) -> Callable[[int, int], Tensor] | None:
-        """Rows of what the adapter that was merged adds to a tensor; None where there is none or it adds nothing."""
+    def expected_update(self, name: str) -> ExpectedUpdate | None:
+        """What the adapter that was merged adds to a tensor; None where there is none or it adds nothing."""
         merged = self.merged_adapter
-        return partial(merged.update_rows, name) if merged is not None and merged.is_adapted(name) else None
+        if merged is None or not merged.is_adapted(name):
+            return None
+        return ExpectedUpdate(partial(merged.update_rows, name), merged.adapter.roundings)
 
     def _is_tied_by_config(self) -> bool:
         folder = self.tuned.folder if isinstance(self.tuned, Checkpoint) else None

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
-from textanchor.diffs.evidence import Evidence, and_more, tensors_are, whole_ratio
+from textanchor.diffs.evidence import Evidence, and_more, merged_dtype, swallowed_share, tensors_are, whole_ratio
 from textanchor.diffs.losses import projector_missing, projector_unchanged
 from textanchor.report.readings import PART_TITLES
 
 NORM_GROWTH = 1.5
 """Times its norm in the base, from which a weight is said to have grown (or, inverted, shrunk)."""
+HALF_TYPES = ("bfloat16", "float16")
+SWALLOWED_WARNING = 0.1
+"""Share of an adapter's update, from which it is a warning that rounding swallowed it."""
 
 
 def tower_hit_by_lora(evidence: Evidence) -> str | None:
@@ -38,12 +41,23 @@ def projector_not_found(evidence: Evidence) -> str | None:
 
 def lora_merged_in_part(evidence: Evidence) -> str | None:
     """The weights moved by neither all nor nothing of the adapter's update."""
-    if not evidence.lora_fits or whole_ratio(evidence) is not None:
+    if not evidence.merges or whole_ratio(evidence) is not None:
         return None
-    fits = sorted(fit.fit for fit in evidence.lora_fits)
+    fits = sorted(merge.fit for merge in evidence.merges.values())
     return (
         f"the weights moved by {fits[0]:.2f} to {fits[-1]:.2f} times the adapter's update: it was merged in part, or "
         "another one was"
+    )
+
+
+def update_swallowed(evidence: Evidence) -> str | None:
+    """The adapter was merged, and much of its update was too small for the weights' type."""
+    share = swallowed_share(evidence)
+    if whole_ratio(evidence) != 1 or share < SWALLOWED_WARNING:
+        return None
+    return (
+        f"the adapter was merged, as far as {merged_dtype(evidence)} can hold it: rounding swallowed "
+        f"{_percent(share)} of its update; keep the adapter apart, or merge into float32"
     )
 
 
@@ -116,7 +130,11 @@ def summary(evidence: Evidence) -> str:
             f"{evidence.matching.renamed} tensors bear names of another Transformers version and were matched"
         )
     if whole_ratio(evidence) == 1:
-        clauses.append("the adapter's update is in the weights, once")
+        held = f", as far as {merged_dtype(evidence)} can hold it"
+        held += f" (rounding swallowed {_percent(swallowed_share(evidence))})"
+        clauses.append(
+            f"the adapter's update is in the weights, once{held if merged_dtype(evidence) in HALF_TYPES else ''}"
+        )
     types = {(row.base_dtype or "", row.tuned_dtype or "") for row in evidence.rows if row.tuned_dtype}
     clauses += [f"{first} was saved as {second}" for first, second in sorted(types) if first != second]
     return "; ".join(clauses)

@@ -8,9 +8,10 @@ from pathlib import Path
 from textanchor.config import to_dict
 from textanchor.diffs.adapted import AdaptedCheckpoint
 from textanchor.diffs.compare import Change, Source, compare
-from textanchor.diffs.evidence import Evidence, LoraFit
+from textanchor.diffs.evidence import Evidence
 from textanchor.diffs.findings import find
 from textanchor.diffs.intruders import count_intruders, is_affordable
+from textanchor.diffs.merges import MergeFit
 from textanchor.diffs.pair import Given, Pair
 from textanchor.diffs.report import AnchorSummary, DiffReport
 from textanchor.diffs.rows import TensorRow, part_rows
@@ -66,7 +67,7 @@ def diff(
         unmatched=pair.tuned.adapter.unmatched if isinstance(pair.tuned, AdaptedCheckpoint) else (),
         num_adapter_tensors=len(pair.tuned.adapter.weights.tensors) if isinstance(pair.tuned, AdaptedCheckpoint) else 0,
         wrapped=pair.tuned_names.wrapped,
-        lora_fits=tuple(comparison.lora_fits),
+        merges=comparison.merges,
         unchecked_adapter=pair.unchecked_adapter,
         frozen=frozenset(frozen),
         parts_not_found=pair.structure.not_found,
@@ -98,7 +99,7 @@ class _Comparison:
 
     def __init__(self, pair: Pair, anchor: TextAnchor | None, seed: int, progress: Progress | None) -> None:
         self.pair, self.anchor, self.seed, self.progress = pair, anchor, seed, progress
-        self.lora_fits: list[LoraFit] = []
+        self.merges: dict[str, MergeFit] = {}
 
     def run(self) -> list[TensorRow]:
         """One row for each tensor, in the model's order."""
@@ -140,8 +141,8 @@ class _Comparison:
             expected=pair.expected_update(name),
             seed=self.seed,
         )
-        if change.fit is not None and change.misfit is not None:
-            self.lora_fits.append(LoraFit(name, change.fit, change.misfit))
+        if change.merge is not None:
+            self.merges[name] = change.merge
         return TensorRow(
             name=name,
             part=pair.structure.group_of(name),
