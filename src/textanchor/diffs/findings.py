@@ -42,10 +42,11 @@ FINDINGS: dict[Severity, tuple[Callable[[Evidence], str | None], ...]] = {
         remarks.other_layout,
         remarks.vocabulary_resized,
         remarks.unexpected_tensors,
+        remarks.unbuilt_tensors_dropped,
         remarks.pickles_unread,
         remarks.norm_growth,
     ),
-    "note": (remarks.summary, remarks.intruder_dimensions),
+    "note": (remarks.summary, remarks.intruder_dimensions, remarks.unbuilt_tensors),
 }
 
 

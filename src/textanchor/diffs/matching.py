@@ -71,6 +71,10 @@ class Matching:
     """Missing tensor -> unexpected name in the tuned file whose tensor has its shape and place in the order."""
     renamed: int = 0
     """Pairs whose names in the files differ, both known to Transformers."""
+    not_built: tuple[str, ...] = ()
+    """Names in both files of tensors that Transformers builds no module for, as of multi-token prediction heads."""
+    dropped: tuple[str, ...] = ()
+    """Names of such tensors in the base's file that the tuned one lacks."""
     unmatched: tuple[str, ...] = ()
     """Tensors of the base that the tuned checkpoint fills from tensors of another layout, such as fused experts."""
 
@@ -108,7 +112,11 @@ def match(
     pairs |= {name: (base.stored_names[name], file_name) for name, file_name in misnamed.items()}
     added = tuple(name for name in tuned.stored_names if name not in pairs)
     unmatched = tuple(name for name in base.stored_names if name not in pairs and name not in missing)
-    return Matching(pairs, missing, added, misnamed, renamed, unmatched)
+    kept = {structure.place(name).name for name in tuned.unexpected}
+    not_built, dropped = [], []
+    for name in base.unexpected:
+        (not_built if structure.place(name).name in kept else dropped).append(name)
+    return Matching(pairs, missing, added, misnamed, renamed, tuple(not_built), tuple(dropped), unmatched)
 
 
 def _missing(base: NamedTensors, tuned: NamedTensors, structure: Structure) -> tuple[str, ...]:

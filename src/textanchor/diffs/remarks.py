@@ -90,10 +90,31 @@ def vocabulary_resized(evidence: Evidence) -> str | None:
 
 def unexpected_tensors(evidence: Evidence) -> str | None:
     """Names that Transformers knows no tensor for."""
-    names = [name for name in evidence.unexpected if name not in evidence.matching.misnamed.values()]
+    known = (*evidence.matching.misnamed.values(), *evidence.matching.not_built)
+    names = [name for name in evidence.unexpected if name not in known]
     if not names:
         return None
     return f"{tensors_are(len(names))} unknown to Transformers, which would ignore them ({names[0]})"
+
+
+def unbuilt_tensors_dropped(evidence: Evidence) -> str | None:
+    """What Transformers does not build it does not save either, and other engines may use it."""
+    names = evidence.matching.dropped
+    if not names:
+        return None
+    return (
+        f"{tensors_are(len(names))} in the base and not in the tuned checkpoint ({names[0]}) for which Transformers "
+        "builds no module, so it neither loads nor saves them; engines that use them (multi-token prediction heads, "
+        "for instance) need the base's"
+    )
+
+
+def unbuilt_tensors(evidence: Evidence) -> str | None:
+    """What Transformers does not build is not compared."""
+    names = evidence.matching.not_built
+    if not names:
+        return None
+    return f"{tensors_are(len(names))} in both and not compared, as Transformers builds no module for them ({names[0]})"
 
 
 def pickles_unread(evidence: Evidence) -> str | None:
