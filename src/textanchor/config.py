@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, Union
 import yaml
 
 from textanchor.errors import ConfigError, TextanchorError
-from textanchor.files import atomic_file
+from textanchor.files import write_text
 
 T = TypeVar("T")
 
@@ -223,5 +223,4 @@ def to_dict(obj: Any) -> Any:
 def save_config(obj: Any, path: Path | str) -> None:
     """Write a dataclass as YAML that `load_config` reads back to an equal one."""
     text = yaml.dump(to_dict(obj), Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)

@@ -9,6 +9,10 @@ class ConfigError(TextanchorError):
     """A configuration file or object has an unknown key, a wrong type or a value out of range."""
 
 
+class OutputError(TextanchorError):
+    """An output cannot be written: its place is in use or not free, or the system refuses it."""
+
+
 class DataError(TextanchorError):
     """A data file, an image or a record in it cannot be used."""
 

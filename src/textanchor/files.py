@@ -6,67 +6,70 @@ import math
 import os
 import shutil
 import sys
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from textanchor.errors import DataError, TextanchorError
+from textanchor.errors import DataError, OutputError, TextanchorError
+from textanchor.outputs import REPLACED, claimed, folder_made, require_free_directory, temporary_sibling, writing
 
 CACHE_VARIABLE = "TEXTANCHOR_CACHE"
+OTHER_CACHE = f"or set {CACHE_VARIABLE} to a folder that can be written"
+"""Way out where the cache cannot be."""
+SEAL = "seal"
 
 
 @contextmanager
-def atomic_file(path: Path | str) -> Iterator[Path]:
-    """A temporary sibling of `path` to write to; it takes the name `path` on success and is removed on error."""
+def atomic_file(path: Path | str, *, num_bytes: int | None = None) -> Iterator[Path]:
+    """A temporary sibling of `path` to write to; it takes the name `path` on success and is removed on error.
+
+    Nothing but writing belongs into it: OutputError where the system refuses, with `num_bytes`, the file's size.
+    """
     path = Path(path)
     if path.is_dir():
-        raise TextanchorError(f"{path}: expected a file to write, found a folder; give the name of a file in it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_sibling(path)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path}: expected a file to write, found a folder; give the name of a file in it")
+    temporary = temporary_sibling(path)
+    with folder_made(path.parent, path), writing(path, num_bytes=num_bytes):
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_directory(path: Path | str, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary sibling folder to fill; it takes the name `path` on success and is removed on error.
 
-    An existing folder that is not empty is replaced only with `overwrite`; otherwise TextanchorError, before any work.
+    The place is claimed meanwhile. An existing folder that is not empty is replaced only with `overwrite`; otherwise
+    OutputError, before any work.
     """
-    path = Path(path)
-    require_free_directory(path, overwrite=overwrite)
-    temporary = _temporary_sibling(path)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        _replace_directory(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with claimed(path) as place:
+        require_free_directory(path, overwrite=overwrite)
+        if place == Path.cwd() or os.path.ismount(place):
+            raise OutputError(
+                f"{path}: is the folder you are in, or a mounted volume, and the output is put in a folder's place as "
+                "a whole; give the name of a new folder in it"
+            )
+        temporary = temporary_sibling(place)
+        with writing(path):
+            temporary.mkdir()
+        try:
+            yield temporary
+            with writing(path):
+                _put_in_place(temporary, place, overwrite=overwrite)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def require_free_directory(path: Path, *, overwrite: bool = False) -> None:
-    """Raise TextanchorError where `path` is a file, or a folder with content that may not be overwritten."""
-    if path.exists() and not path.is_dir():
-        raise TextanchorError(f"{path}: expected a folder to write to, found a file; choose another output folder")
-    if not overwrite and path.is_dir() and any(path.iterdir()):
-        raise TextanchorError(f"{path}: the output folder is not empty; choose another one, or remove it first")
-
-
-def _temporary_sibling(path: Path) -> Path:
-    # the end of the name is kept, because writers such as matplotlib choose the format by the suffix
-    return path.with_name(f".{uuid.uuid4().hex[:8]}.tmp.{path.name}")
-
-
-def _replace_directory(source: Path, target: Path) -> None:
+def _put_in_place(source: Path, target: Path, *, overwrite: bool) -> None:
+    if not overwrite and target.exists():
+        target.rmdir()  # it was empty; if it is no longer, somebody else wrote there, and that stays
     if not target.exists():
         source.rename(target)
         return
-    old = _temporary_sibling(target)  # a folder cannot be renamed onto one with content, so the old one steps aside
+    old = temporary_sibling(target, REPLACED)  # a folder cannot be renamed onto one with content: that steps aside
     target.rename(old)
     try:
         source.rename(target)
@@ -78,15 +81,41 @@ def _replace_directory(source: Path, target: Path) -> None:
 
 def write_json(path: Path | str, obj: Any) -> None:
     """Write `obj` as strict JSON (no NaN, no infinity: TextanchorError naming the key); paths become strings."""
+    write_text(path, _as_json(path, obj))
+
+
+def write_sealed_json(path: Path | str, values: Mapping[str, Any]) -> None:
+    """The same for what only textanchor reads again: with a checksum, so that no change passes unseen."""
+    plain = json.loads(_as_json(path, values))
+    write_json(path, {**plain, SEAL: sha256_of_json(plain)})
+
+
+def _as_json(path: Path | str, obj: Any) -> str:
     try:
-        text = json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False, default=_plain)
+        return json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
     except ValueError as error:
         place = _first_non_finite(obj, "")
         if place is None:
             raise
         raise TextanchorError(f"{path}: {place} is not a finite number, which JSON cannot hold") from error
-    with atomic_file(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_sealed_json(path: Path | str, way_out: str) -> dict[str, Any]:
+    """What `write_sealed_json` wrote; DataError with `way_out` where it is missing or was changed in any way."""
+    values = read_json(path)
+    seal = values.pop(SEAL, None) if isinstance(values, dict) else None
+    if seal is None or seal != sha256_of_json(values):
+        raise DataError(
+            f"{path}: not as this version of textanchor wrote it (damaged, edited, or of another version); {way_out}"
+        )
+    return values
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a UTF-8 file with "\\n" at line ends, whole or not at all; OutputError where the system refuses."""
+    content = text.encode()
+    with atomic_file(path, num_bytes=len(content)) as temporary:
+        temporary.write_bytes(content)
 
 
 def read_json(path: Path | str) -> Any:

@@ -20,6 +20,13 @@ FORMAT_VERSION = 1
 RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "scipy", "pillow")
 
 
+def command_line() -> list[str]:
+    """This process's command as somebody else would give it: our own program is called textanchor."""
+    program = Path(sys.argv[0])
+    is_ours = program.name == "__main__.py" and program.parent == Path(__file__).parent / "cli"
+    return ["textanchor" if is_ours else program.name, *sys.argv[1:]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Score:
     """One metric of one item of one suite; item ids pair the scores of two models."""
@@ -41,7 +48,8 @@ class RunRecord:
     method: str
     seed: int
     config: dict[str, Any] = field(default_factory=dict)
-    command: list[str] = field(default_factory=lambda: list(sys.argv))
+    command: list[str] = field(default_factory=command_line)
+    """Words of the command; the first is the program's name, without the folder that it lies in on this machine."""
     commit: str | None = None
     """Commit of textanchor's own repository, "-dirty" appended where files differ; None where it was installed."""
     versions: dict[str, str] = field(default_factory=dict)

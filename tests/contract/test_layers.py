@@ -11,7 +11,7 @@ from helpers.imports import Import, imports_of, module_files
 
 PACKAGE = "textanchor"
 LAYERS = {
-    **dict.fromkeys(("errors", "files", "config", "records", "stats", "fetch"), 0),
+    **dict.fromkeys(("errors", "outputs", "files", "config", "records", "stats", "fetch"), 0),
     **dict.fromkeys(("spectral", "report"), 1),
     **dict.fromkeys(("vlm", "data", "geometry"), 2),
     "holds": 3,
@@ -27,7 +27,7 @@ LAYERS = {
 HEAVY = {"torch", "transformers", "peft", "accelerate", "safetensors", "matplotlib", "scipy", "sklearn", "skimage"}
 FRAMEWORKS = {"transformers", "peft", "accelerate"}
 FORBIDDEN = {
-    **dict.fromkeys(("errors", "files", "config", "records", "stats", "fetch"), HEAVY),
+    **dict.fromkeys(("errors", "outputs", "files", "config", "records", "stats", "fetch"), HEAVY),
     **dict.fromkeys(("spectral", "geometry"), FRAMEWORKS),
     "report": {"torch", "safetensors"} | FRAMEWORKS,
     "data": {"torch", "safetensors"} | FRAMEWORKS,

@@ -135,7 +135,7 @@ def test_anchors_are_fitted_once_and_shared_with_equal_results(tmp_path: Path, m
         "reference": {"task": "existence", "num_images": 16},
     }
     arms = {"app": {"set": {"method": method}, "strengths": {"method.projector.kept_fraction": [0.3, 0.5]}}}
-    cells, bench = cells_of(tmp_path, arms=arms), Bench(load_tiny, anchors=tmp_path / "anchors")
+    cells, bench = cells_of(tmp_path, arms=arms), Bench(load_tiny, scratch=tmp_path)
     run_cell(cells[0], bench)
     monkeypatch.setattr("textanchor.methods.app.fit_anchor", pytest.fail)
     shared = run_cell(cells[1], bench)
@@ -155,7 +155,7 @@ def test_runs_that_hold_the_same_share_a_plan(tmp_path: Path, monkeypatch: pytes
         "app": {"set": {"method": method}, "learning_rates": [1, 0.5]},
         "more": {"set": {"method": method | {"language_model": held | {"kept_fraction": 0.5}}}},
     }
-    cells, bench = cells_of(tmp_path, arms=arms), Bench(load_tiny, anchors=tmp_path / "anchors")
+    cells, bench = cells_of(tmp_path, arms=arms), Bench(load_tiny, scratch=tmp_path)
     first, slower, more = (cell for cell in cells if cell.seed == cells[0].seed)
     alone = run_cell(slower, Bench(load_tiny))
     made = []

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from helpers.tiny_llava import tiny_llava_with_processor
 from helpers.tiny_runs import run_config, write_llava_data
-from textanchor.errors import ConfigError, HoldError
+from textanchor.errors import ConfigError, DataError, OutputError
+from textanchor.files import sha256_of_file, write_sealed_json
 from textanchor.methods import METHODS
 from textanchor.training.adapt import AdaptResult, adapt
-from textanchor.training.checkpoints import MARKER, workspace_of
+from textanchor.training.checkpoints import MARKER, read_marker, workspace_of
 from textanchor.training.curve import CheckpointScorer
 from textanchor.training.drift import DriftRecorder
 from textanchor.vlm import precision as precision_module
@@ -115,11 +116,19 @@ def test_killed_and_resumed_gives_the_same_bits(name: str, tmp_path: Path) -> No
     assert not workspace_of(tmp_path / "cut").exists()
 
 
-@pytest.fixture
-def cut(tmp_path: Path) -> Path:
-    """Output folder of a run that was killed after its checkpoints of steps 2 and 4."""
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run that was killed after its checkpoints of steps 2 and 4 left."""
+    output = tmp_path_factory.mktemp("killed") / "cut"
     with pytest.raises(Killed):
-        run(tmp_path / "cut", APP, KillAt(5))
+        run(output, APP, KillAt(5))
+    return workspace_of(output)
+
+
+@pytest.fixture
+def cut(checkpoints: Path, tmp_path: Path) -> Path:
+    """Output folder of that run, in a copy of its own."""
+    shutil.copytree(checkpoints, workspace_of(tmp_path / "cut"))
     return tmp_path / "cut"
 
 
@@ -182,11 +191,124 @@ def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
         run(tmp_path / "out", APP, resume=True)
 
 
-def test_a_lost_reference_is_an_error(cut: Path) -> None:
-    (workspace_of(cut) / "checkpoint-4" / "holds.safetensors").unlink()
-    with pytest.raises(HoldError, match=r"holds\.safetensors"):
+def removed(file: Path) -> None:
+    file.unlink()
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def one_bit_turned(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+STATE = {
+    "checkpoint-4/holds.safetensors": removed,
+    "checkpoint-4/optimizer.pt": removed,
+    "checkpoint-4/rng_state.pth": removed,
+    "checkpoint-4/scheduler.pt": one_bit_turned,
+    "checkpoint-4/trained.safetensors": cut_short,
+    "checkpoint-4/trainer_state.json": one_bit_turned,
+    "method/plan/plan.json": one_bit_turned,
+    "method/plan/plan.safetensors": cut_short,
+}
+
+
+@pytest.mark.parametrize("name", STATE)
+def test_state_that_was_damaged_is_named_and_the_checkpoint_before_serves(cut: Path, name: str) -> None:
+    STATE[name](workspace_of(cut) / name)
+    what = "is missing" if STATE[name] is removed else "was changed since the checkpoint was written"
+    with pytest.raises(DataError, match=rf"{name}: {what}.*remove .*checkpoint-4 to resume from an earlier"):
         run(cut, APP, resume=True)
-    assert (workspace_of(cut) / "checkpoint-4").is_dir()
+    shutil.rmtree(workspace_of(cut) / "checkpoint-4")
+    if name.startswith("checkpoint-4"):
+        assert run(cut, APP, resume=True).record.extra["loss"][-1]["step"] == 6
+
+
+def test_every_file_of_a_checkpoint_is_accounted_for(cut: Path) -> None:
+    workspace = workspace_of(cut)
+    there = {path.relative_to(workspace).as_posix() for path in workspace.rglob("*") if path.is_file()}
+    newest = {name for name in there if not name.startswith("checkpoint-2/")}
+    marked = read_marker(workspace / "checkpoint-4")["files"].keys()
+    assert marked | {f"checkpoint-4/{MARKER}"} == newest
+    assert marked >= STATE.keys()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "[]",
+        "3",
+        "{",
+        json.dumps({"config": {}, "model": "", "data": "", "records": {}, "files": {}}),
+        json.dumps({"files": {}, "seal": "0" * 64}),
+    ],
+)
+def test_a_marker_that_was_changed_is_named(cut: Path, content: str) -> None:
+    (workspace_of(cut) / "checkpoint-4" / MARKER).write_text(content)
+    with pytest.raises(DataError, match=r"checkpoint-4/textanchor\.json"):
+        run(cut, APP, resume=True)
+
+
+def test_code_in_the_trainer_s_state_is_refused_unrun(cut: Path, tmp_path: Path) -> None:
+    """Whoever can write the folder can also write its checksums; a pickle is still not allowed to run."""
+
+    class Planted:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "ran",)
+
+    checkpoint = workspace_of(cut) / "checkpoint-4"
+    torch.save({"state": Planted()}, checkpoint / "optimizer.pt")
+    marker = read_marker(checkpoint)
+    marker["files"]["checkpoint-4/optimizer.pt"] = sha256_of_file(checkpoint / "optimizer.pt")
+    write_sealed_json(checkpoint / MARKER, marker)
+    with pytest.raises(DataError, match=r"checkpoint-4: optimizer\.pt.*could run any code, so it is refused"):
+        run(cut, APP, resume=True)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_full_disk_names_the_checkpoint_that_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = Trainer._save_optimizer_and_scheduler
+
+    def full(trainer: Trainer, folder: str) -> None:
+        if folder.endswith("checkpoint-4"):
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+        saved(trainer, folder)
+
+    monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", full)
+    with pytest.raises(OutputError, match=r"checkpoint-4: cannot be written .*; .*checkpoint-2 is kept, and the run"):
+        run(tmp_path / "cut", {"name": "full"})
+    assert [path.name for path in workspace_of(tmp_path / "cut").iterdir()] == ["checkpoint-2"]
+    monkeypatch.undo()
+    assert run(tmp_path / "cut", {"name": "full"}, resume=True).record.extra["loss"][-1]["step"] == 6
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "app", "ewc", "wise_ft", "norm_matched", "osf"])
+def test_killed_after_the_last_step_no_further_one_is_taken(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five steps are two passes of two steps and half a third one, in whose middle the Trainer would go on."""
+    method, changes = RUNS[name]
+    changes = changes | {"training__max_steps": 5}
+    whole = run(tmp_path / "whole", method, *recorders(), **changes)
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr("textanchor.training.adapt._written", killed)
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", method, *recorders(), **changes)
+    monkeypatch.undo()
+    resumed = run(tmp_path / "cut", method, *recorders(), resume=True, **changes)
+    assert resumed.record.extra["loss"] == whole.record.extra["loss"]
+    assert resumed.record.extra["drift"] == whole.record.extra["drift"]
+    assert resumed.audit.tensors == whole.audit.tensors
+    for key, tensor in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[key], tensor), key
 
 
 def test_a_checkpoint_holds_every_trained_tensor(cut: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -331,6 +332,31 @@ def test_a_folder_of_other_weights_is_refused(llava: tuple[Any, Any], tmp_path: 
     (tmp_path / "mine" / "notes.txt").write_text("keep", encoding="utf-8")
     with pytest.raises(TextanchorError, match="not empty"):
         evaluate_to_folder(*llava, suites, tmp_path / "mine", name="tiny", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("finished.json", lambda text: "{}"),
+        ("finished.json", lambda text: "[" + text + "]"),
+        ("finished.json", lambda text: text.replace('"color"', '"colour"')),
+        ("finished.json", lambda text: text[:-20]),
+        ("scores.jsonl", lambda text: text.replace('"value": 0.0', '"value": 1.0', 1)),
+        ("scores.jsonl", lambda text: "".join(text.splitlines(keepends=True)[1:])),
+        ("scores.jsonl", lambda text: text + text.splitlines(keepends=True)[0]),
+    ],
+)
+def test_what_was_changed_since_is_not_taken_for_finished(
+    file: str, change: Callable[[str], str], llava: tuple[Any, Any], tmp_path: Path
+) -> None:
+    suites = load_suites(["color"], num_items=4)
+    evaluate_to_folder(*llava, suites, tmp_path / "out", name="tiny", progress=False)
+    path = tmp_path / "out" / file
+    before = path.read_text(encoding="utf-8")
+    path.write_text(change(before), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") != before
+    with pytest.raises(DataError, match=file):
+        evaluate_to_folder(*llava, suites, tmp_path / "out", name="tiny", progress=False)
 
 
 def test_damaged_rows_are_named_by_line(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """The journal: what was written is there again, what was torn by a kill is not."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from textanchor.errors import DataError
+from textanchor.errors import DataError, OutputError
 from textanchor.evaluation.journal import Journal
 
 
@@ -31,8 +32,27 @@ def test_a_torn_line_is_cut_off_and_written_over(tmp_path: Path) -> None:
     assert Journal(path).take(["a", "b"]) == [1, 3]
 
 
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: b"nonsense",
+        lambda line: line.replace(b"2.5", b"2.6"),
+        lambda line: line[9:],
+        lambda line: b"\xff" + line,
+        lambda line: line + b" ",
+        lambda line: b"",
+    ],
+)
+def test_a_damaged_line_is_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "journal.jsonl"
-    path.write_text('["a", 1]\nnonsense\n', encoding="utf-8")
-    with pytest.raises(DataError, match="line 2"):
+    Journal(path).keep({"a": 1, "b": [2.5, None], "c": "x"})
+    first, second, third = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([first, damage(second), third, b""]))
+    with pytest.raises(DataError, match=r"journal\.jsonl, line 2: was changed since it was written; remove the file"):
         Journal(path)
+
+
+def test_a_journal_that_cannot_grow_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match=r"file/journal\.jsonl: cannot be written"):
+        Journal(tmp_path / "file" / "journal.jsonl").keep({"a": 1})

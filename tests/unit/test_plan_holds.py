@@ -192,7 +192,7 @@ def test_damaged_and_foreign_folders_are_refused(tmp_path) -> None:
     with pytest.raises(HoldError, match="cannot be read"):
         HoldPlan.load(tmp_path / "plan")
     (tmp_path / "plan" / "plan.json").write_text(json.dumps({"kind": "plan", "format": 0}))
-    with pytest.raises(HoldError, match="not written by this version"):
+    with pytest.raises(HoldError, match="not as this version of textanchor wrote it"):
         HoldPlan.load(tmp_path / "plan")
 
 

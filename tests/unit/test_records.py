@@ -54,6 +54,22 @@ def test_text_shows_the_means() -> None:
     assert lines[2].split() == ["shape", "gold_nats", "0.3000", "(1", "items)"]
 
 
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        ("/home/anna/.venv/bin/textanchor", "textanchor"),
+        (str(Path(records.__file__).parent / "cli" / "__main__.py"), "textanchor"),
+        ("/home/anna/study/__main__.py", "__main__.py"),
+        ("study/train.py", "train.py"),
+    ],
+)
+def test_the_command_is_told_without_this_machine_s_folders(
+    program: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [program, "adapt", "a.yaml"])
+    assert RunRecord(name="a", method="full", seed=0).command == [name, "adapt", "a.yaml"]
+
+
 def test_environment_fits_a_record(tmp_path: Path) -> None:
     found = environment()
     assert {"python", "textanchor", "torch", "transformers"} <= found["versions"].keys()

@@ -34,7 +34,7 @@ from textanchor.data.captioned import CaptionedImage, load_captioned
 from textanchor.data.texts import read_texts
 from textanchor.errors import ConfigError
 from textanchor.evaluation.suite import image_hash
-from textanchor.files import atomic_directory, require_free_directory, sha256_of_json, write_json
+from textanchor.files import atomic_directory, sha256_of_json, write_json
 from textanchor.records import environment, memory_cost
 from textanchor.report.geometry import build_geometry_page
 from textanchor.vlm.hashing import tensors_hash
@@ -55,12 +55,11 @@ def measure_to_folder(config: MeasureConfig, out: Path, *, command: Sequence[str
     missing = [name for name in ("scipy", "skdim") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"measuring needs {' and '.join(missing)}: pip install 'textanchor[geometry]'")
-    require_free_directory(out)
-    images = load_captioned(config.data, num_images=config.num_images, seed=config.seed)
-    texts = read_texts(config.texts, config.num_texts)
-    model, processor = load_vlm(config.model)
-    numbers = measure(model, processor, images, texts, config, say=say) | {"command": list(command)}
     with atomic_directory(out) as folder:
+        images = load_captioned(config.data, num_images=config.num_images, seed=config.seed)
+        texts = read_texts(config.texts, config.num_texts)
+        model, processor = load_vlm(config.model)
+        numbers = measure(model, processor, images, texts, config, say=say) | {"command": list(command)}
         write_json(folder / "geometry.json", numbers)
         build_geometry_page(numbers, folder / "geometry.html")
     return numbers

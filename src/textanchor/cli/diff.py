@@ -43,32 +43,33 @@ def run(
 ) -> None:
     """Say what changed between BASE and TUNED, and whether TUNED holds what was trained; nothing is run."""
     import sys
+    from contextlib import nullcontext
 
     from rich.console import Console
     from rich.progress import Progress
 
     from textanchor.data.texts import read_texts
     from textanchor.diffs import diff
-    from textanchor.files import require_free_directory
+    from textanchor.files import atomic_directory
 
+    with nullcontext() if out is None else atomic_directory(out) as folder:
+        with Progress(console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task("comparing", total=None)
+            report = diff(
+                base,
+                tuned,
+                adapter=adapter,
+                texts=None if texts is None else read_texts(texts, None),
+                frozen=[part.value for part in frozen or ()],
+                vision_tower=vision_tower,
+                projector=projector or None,
+                language_model=language_model,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        _print(report)
+        if folder is not None:
+            report.write(folder)
     if out is not None:
-        require_free_directory(out)
-    with Progress(console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("comparing", total=None)
-        report = diff(
-            base,
-            tuned,
-            adapter=adapter,
-            texts=None if texts is None else read_texts(texts, None),
-            frozen=[part.value for part in frozen or ()],
-            vision_tower=vision_tower,
-            projector=projector or None,
-            language_model=language_model,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    _print(report)
-    if out is not None:
-        report.save(out)
         typer.echo(f"{out / 'diff.html'}")
     if strict and report.is_lost:
         raise typer.Exit(EXIT_LOST)

@@ -31,7 +31,6 @@ def run(
     seed: Annotated[int, typer.Option(help="Seed of the images drawn, of samples, nulls and tunings.")] = 0,
 ) -> None:
     """Measure how image and text positions of MODEL lie, layer by layer, and test the claims C1 and C2 on it."""
-    import sys
     import time
 
     from rich.console import Console
@@ -39,6 +38,7 @@ def run(
     from textanchor.analysis.config import MeasureConfig
     from textanchor.analysis.measure import measure_to_folder
     from textanchor.analysis.summary import summary
+    from textanchor.records import command_line
 
     began = time.monotonic()
     console = Console(stderr=True, highlight=False)
@@ -56,7 +56,7 @@ def run(
     numbers = measure_to_folder(
         config,
         out,
-        command=["textanchor", *sys.argv[1:]],
+        command=command_line(),
         say=lambda text: console.print(f"[dim]{time.monotonic() - began:4.0f} s[/]  {text}"),
     )
     typer.echo(summary(numbers))

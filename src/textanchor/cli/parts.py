@@ -16,12 +16,16 @@ def run(
     save: Annotated[Path | None, typer.Option(help="Also write the paths to this JSON file.")] = None,
 ) -> None:
     """Show the vision tower, projector, language model and input embedding of MODEL, and how each was found."""
+    from contextlib import nullcontext
+
+    from textanchor.outputs import claimed
     from textanchor.vlm.loading import empty_vlm
     from textanchor.vlm.parts import find_parts
 
-    found = find_parts(
-        empty_vlm(model), vision_tower=vision_tower, projector=projector or None, language_model=language_model
-    )
-    typer.echo(str(found))
-    if save is not None:
-        found.save(save)
+    with nullcontext() if save is None else claimed(save):
+        found = find_parts(
+            empty_vlm(model), vision_tower=vision_tower, projector=projector or None, language_model=language_model
+        )
+        typer.echo(str(found))
+        if save is not None:
+            found.save(save)

@@ -1,6 +1,5 @@
 """The main job: measure, adapt plainly and with the anchor held, measure again, compare, report."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -29,8 +28,9 @@ from textanchor.errors import ConfigError
 from textanchor.evaluation.images import TowerCache
 from textanchor.evaluation.suite import EvaluationOptions
 from textanchor.evaluation.suites.closed import ClosedSuite
-from textanchor.files import require_free_directory, write_json
+from textanchor.files import write_json
 from textanchor.holds import HoldPlan, fit_anchor
+from textanchor.outputs import claimed, require_free_directory, scratch_directory
 from textanchor.records import RunRecord, Score, environment, memory_cost
 from textanchor.report.build import build_report
 from textanchor.training.adapt import adapt
@@ -227,25 +227,26 @@ def run_demo(
     The sizes are chosen to fit, unless a `config` says what they are. Raises TextanchorError where `out` is not empty,
     the machine or the minutes are too small or a model file is out of reach; nothing is written then.
     """
-    require_free_directory(out)
     if not minutes > 0:
         raise ConfigError(f"--minutes {minutes:g}: the demo needs some; leave it out for {DEFAULT_MINUTES:g}")
     progress = DemoProgress(Console(stderr=True, highlight=False))
-    require_machine(progress.say)
-    with quiet_libraries(), tempfile.TemporaryDirectory(prefix="textanchor-") as scratch:
-        chosen = config or DemoConfig(task=task, seed=seed)  # pyright: ignore[reportArgumentType]
-        demo = Demo(chosen, out, Path(scratch), progress)
-        if config is None:
-            demo.fit_into(minutes)
-        demo.prepare()
-        before = demo.measure_before()
-        held, plan = demo.run("app", None)
-        plain, _ = demo.run("full", plan)
-    cost = {"seconds": progress.seconds, **memory_cost(), "phases": progress.told()}
-    command = f"textanchor demo --task {chosen.task} --seed {chosen.seed} --minutes {minutes:g}"
-    report = demo.report(command, before, {"full": plain, "app": held}) | {"cost": cost}
-    write_json(out / "report.json", report)
-    page = build_report(out / "report.json", out / "report.html")
+    with claimed(out):
+        require_free_directory(out)
+        require_machine(progress.say)
+        with quiet_libraries(), scratch_directory(out) as scratch:
+            chosen = config or DemoConfig(task=task, seed=seed)  # pyright: ignore[reportArgumentType]
+            demo = Demo(chosen, out, scratch, progress)
+            if config is None:
+                demo.fit_into(minutes)
+            demo.prepare()
+            before = demo.measure_before()
+            held, plan = demo.run("app", None)
+            plain, _ = demo.run("full", plan)
+        cost = {"seconds": progress.seconds, **memory_cost(), "phases": progress.told()}
+        command = f"textanchor demo --task {chosen.task} --seed {chosen.seed} --minutes {minutes:g}"
+        report = demo.report(command, before, {"full": plain, "app": held}) | {"cost": cost}
+        write_json(out / "report.json", report)
+        page = build_report(out / "report.json", out / "report.html")
     printed = Console(highlight=False)
     printed.print(result_table(report))
     printed.print(report["headline"]["sentence"])

@@ -7,7 +7,7 @@ from typing import Any
 
 from textanchor.diffs.findings import Finding
 from textanchor.diffs.rows import PartRow, TensorRow
-from textanchor.files import atomic_directory, write_json
+from textanchor.files import atomic_directory, write_json, write_text
 
 Column = tuple[str, Callable[[PartRow], str]]
 """Title and content of a column of the table of parts."""
@@ -87,12 +87,16 @@ class DiffReport:
 
     def save(self, folder: Path | str) -> None:
         """Write diff.json and diff.html into `folder`, which must be new or empty."""
+        with atomic_directory(folder) as made:
+            self.write(made)
+
+    def write(self, folder: Path) -> None:
+        """The same into a folder that the caller has made for it."""
         from textanchor.report.pages.diff import render_diff
 
         values = self.to_dict()
-        with atomic_directory(folder) as made:
-            write_json(made / "diff.json", values)
-            (made / "diff.html").write_text(render_diff(values), encoding="utf-8", newline="\n")
+        write_json(folder / "diff.json", values)
+        write_text(folder / "diff.html", render_diff(values))
 
     def __str__(self) -> str:
         from textanchor.vlm.parts_table import aligned

@@ -13,13 +13,14 @@ from textanchor.evaluation.language.summary import language_lines
 from textanchor.evaluation.registry import load_suites
 from textanchor.evaluation.retention_report import Run, retention_report
 from textanchor.evaluation.retention_table import retention_table
-from textanchor.evaluation.run import RECORD, evaluate_to_folder, read_scores
+from textanchor.evaluation.run import RECORD, evaluate_to_folder, read_scores, require_evaluation_folder
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, SuiteOptions
 from textanchor.evaluation.suites.closed import ClosedSuite
 from textanchor.evaluation.suites.language import LanguageSuite
 from textanchor.evaluation.suites.text import TextSuite
 from textanchor.evaluation.summarise import summarise
 from textanchor.files import cache_dir, read_json, write_json
+from textanchor.outputs import claimed
 from textanchor.records import RunRecord, Score
 from textanchor.report.retention import build_retention_page, check_retention
 from textanchor.vlm.loading import EMBEDDED, load_vlm
@@ -73,40 +74,42 @@ def evaluate_named(
     The text suite measures the divergence from `base`: a model by name, for "embedded" its language model as published
     unless given. What was computed is kept in the user's cache, unless it is not to be used.
     """
-    suites = load_suites(suite_names, num_items=num_items, seed=seed, options=options)
-    before = [Run(folder.name, _read_baseline(folder, suites, out)) for folder in baselines]
-    other = None if against is None else _read_other(against, before)
-    _require_known(tuned, suites, before)
-    keep = _precision_of([*baselines, *([against] if against else [])], precision)
-    config = {"model": str(model), "suites": list(suite_names), "num_items": num_items, "seed": seed}
-    config |= {"base": None if base is None else str(base), "options": to_dict(options or SuiteOptions())}
-    if progress:
-        for suite in suites:
-            if isinstance(suite, LanguageSuite):
-                print(suite.counts(), file=sys.stderr)
-    loaded, processor = load_vlm(model)
-    suites = _with_base(suites, model, base)
-    chosen = choose_precision(loaded, precision, keep=keep)
-    config["precision"] = chosen.record()
-    cache = cache_dir() / CACHE if use_cache else None
-    record = evaluate_to_folder(
-        loaded,
-        processor,
-        suites,
-        out,
-        name=str(model),
-        seed=seed,
-        config=config,
-        options=EvaluationOptions(precision=chosen.used),
-        cache=cache,
-        progress=progress,
-    )
-    if not before:
-        return Evaluation(out, record, None)
-    retention = retention_report([*before, Run(out.name, record.scores)], tuned=tuned, against=other)
-    write_json(out / RETENTION, retention)
-    build_retention_page(retention, out / RETENTION_PAGE)
-    return Evaluation(out, record, retention)
+    with claimed(out):
+        require_evaluation_folder(out)
+        suites = load_suites(suite_names, num_items=num_items, seed=seed, options=options)
+        before = [Run(folder.name, _read_baseline(folder, suites, out)) for folder in baselines]
+        other = None if against is None else _read_other(against, before)
+        _require_known(tuned, suites, before)
+        keep = _precision_of([*baselines, *([against] if against else [])], precision)
+        config = {"model": str(model), "suites": list(suite_names), "num_items": num_items, "seed": seed}
+        config |= {"base": None if base is None else str(base), "options": to_dict(options or SuiteOptions())}
+        if progress:
+            for suite in suites:
+                if isinstance(suite, LanguageSuite):
+                    print(suite.counts(), file=sys.stderr)
+        loaded, processor = load_vlm(model)
+        suites = _with_base(suites, model, base)
+        chosen = choose_precision(loaded, precision, keep=keep)
+        config["precision"] = chosen.record()
+        cache = cache_dir() / CACHE if use_cache else None
+        record = evaluate_to_folder(
+            loaded,
+            processor,
+            suites,
+            out,
+            name=str(model),
+            seed=seed,
+            config=config,
+            options=EvaluationOptions(precision=chosen.used),
+            cache=cache,
+            progress=progress,
+        )
+        if not before:
+            return Evaluation(out, record, None)
+        retention = retention_report([*before, Run(out.name, record.scores)], tuned=tuned, against=other)
+        write_json(out / RETENTION, retention)
+        build_retention_page(retention, out / RETENTION_PAGE)
+        return Evaluation(out, record, retention)
 
 
 def _read_baseline(folder: Path, suites: Sequence[AbstractSuite], out: Path) -> list[Score]:

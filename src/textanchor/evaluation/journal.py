@@ -1,20 +1,24 @@
 """What was computed so far, on disk at once: an interruption loses one batch, and asking again costs nothing.
 
-The file is of one suite and one answerer (`textanchor.evaluation.identity`), its entries are of single questions.
+The file is of one suite and one answerer (`textanchor.evaluation.identity`), its entries are of single questions. Each
+line is the CRC-32 of an entry, a space, and the entry as JSON.
 """
 
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from textanchor.errors import DataError
-
-TORN = "remove the file, and the evaluation begins anew"
+from textanchor.outputs import writing
 
 
 class Journal:
-    """Plain values by key, in a file that only grows; a line is written whole or is not counted."""
+    """Plain values by key, in a file that only grows; a line is written whole or is not counted.
+
+    DataError where a line was changed since it was written. One process at a time may have it: claim the file.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -30,9 +34,11 @@ class Journal:
     def keep(self, entries: Mapping[str, Any]) -> None:
         """Write the entries; they are with the operating system when this returns."""
         self._values.update(entries)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps([key, value], ensure_ascii=False) + "\n" for key, value in entries.items())
+        texts = [json.dumps([key, value], ensure_ascii=False).encode() for key, value in entries.items()]
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                file.writelines(b"%08x %s\n" % (zlib.crc32(text), text) for text in texts)
 
 
 def _entries(path: Path) -> Iterable[tuple[str, Any]]:
@@ -40,11 +46,14 @@ def _entries(path: Path) -> Iterable[tuple[str, Any]]:
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
-        with path.open("r+b") as file:
+        with writing(path), path.open("r+b") as file:
             file.truncate(len(whole))
-    for number, line in enumerate(whole.decode("utf-8").split("\n")[:-1], start=1):
-        try:
-            key, value = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: no entry of a journal ({error}); {TORN}") from error
+    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
+        checksum, _, text = line.partition(b" ")
+        if checksum != b"%08x" % zlib.crc32(text):
+            raise DataError(
+                f"{path}, line {number}: was changed since it was written; remove the file, and the evaluation begins "
+                "anew"
+            )
+        key, value = json.loads(text)
         yield key, value

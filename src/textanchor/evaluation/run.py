@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rich.text import Text
 from torch import nn
 
 from textanchor.config import from_dict, to_dict
-from textanchor.errors import DataError, TextanchorError
+from textanchor.errors import DataError, OutputError
 from textanchor.evaluation.generated import summarise_generated
 from textanchor.evaluation.identity import answerer_hash
 from textanchor.evaluation.images import TowerCache
@@ -24,12 +24,16 @@ from textanchor.evaluation.scoring import sharing_obstacle
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, require_places, suite_hash
 from textanchor.evaluation.suites.closed import ClosedSuite, score_closed
 from textanchor.evaluation.summarise import summarise
-from textanchor.files import atomic_file, read_json, sha256_of_json, write_json
+from textanchor.files import OTHER_CACHE, read_sealed_json, sha256_of_json, write_json, write_sealed_json, write_text
+from textanchor.outputs import adding, claimed, require_free_directory
 from textanchor.records import RunRecord, Score, environment, memory_cost
 from textanchor.vlm.hashing import tensors_hash
 
 SCORES, SUMMARY, RECORD, FINISHED = "scores.jsonl", "summary.json", "run.json", "finished.json"
 JOURNALS = "journals"
+ANOTHER_FOLDER = "choose another output folder, or remove this one"
+GOES_ON = "what was computed so far is kept, and the same command goes on from there"
+NO_CACHE = f"{OTHER_CACHE}, or leave the cache out (--no-cache)"
 
 
 def evaluate(
@@ -73,7 +77,7 @@ def evaluate_to_folder(
     After an interruption the same call goes on after the last batch of items that was finished, and ends with the rows
     of an uninterrupted one; a suite whose items or settings have changed is scored again. What was computed is kept in
     `cache` (the folder itself, unless given), and is not computed again for an equal model, suite and version of ours.
-    TextanchorError where the folder holds the scores of other weights.
+    TextanchorError where the folder holds the scores of other weights, or is another process's.
     """
     require_places(suites)
     began, folder = time.monotonic(), Path(folder)
@@ -81,32 +85,50 @@ def evaluate_to_folder(
     model_hash = tensors_hash(model.state_dict().items())
     answerer = answerer_hash(model_hash, model, processor, options)
     hashes = {suite.name: sha256_of_json([suite_hash(suite), answerer]) for suite in suites}
-    done = _Finished.read(folder, model_hash)
-    done.write_state()
-    for suite in suites:
-        if done.hashes.get(suite.name) != hashes[suite.name]:
-            journal = Journal((cache or folder / JOURNALS) / f"{hashes[suite.name]}.jsonl")
-            with _progress([suite], replace(options, journal=journal), shown=progress) as told:
-                done.add(suite.name, hashes[suite.name], suite.score(model, processor, told))
-    scores = [row for suite in suites for row in done.rows[suite.name]]
-    record = RunRecord(
-        name=name,
-        method="evaluate",
-        seed=seed,
-        config=dict(config or {}),
-        **environment(),
-        hashes={"model": model_hash, **{suite.name: suite.data_hash for suite in suites}},
-        cost={"seconds": time.monotonic() - began, **memory_cost()},
-        scores=scores,
-        extra={
-            "precision": options.precision,
-            "image_sharing": _sharing(model, options),
-            "malformed_rows": {suite.name: list(suite.malformed) for suite in suites if suite.malformed},
-        },
-    )
-    write_json(folder / SUMMARY, {**summarise(scores), **summarise_generated(scores)})
-    record.save(folder / RECORD)
+    with claimed(folder):
+        done = _Finished.read(folder, model_hash)
+        with adding(GOES_ON):
+            done.write_state()
+            for suite in suites:
+                if done.hashes.get(suite.name) != hashes[suite.name]:
+                    with (
+                        _journal(folder, cache, hashes[suite.name]) as journal,
+                        _progress([suite], replace(options, journal=journal), shown=progress) as told,
+                    ):
+                        done.add(suite.name, hashes[suite.name], suite.score(model, processor, told))
+            scores = [row for suite in suites for row in done.rows[suite.name]]
+            record = RunRecord(
+                name=name,
+                method="evaluate",
+                seed=seed,
+                config=dict(config or {}),
+                **environment(),
+                hashes={"model": model_hash, **{suite.name: suite.data_hash for suite in suites}},
+                cost={"seconds": time.monotonic() - began, **memory_cost()},
+                scores=scores,
+                extra={
+                    "precision": options.precision,
+                    "image_sharing": _sharing(model, options),
+                    "malformed_rows": {suite.name: list(suite.malformed) for suite in suites if suite.malformed},
+                },
+            )
+            write_json(folder / SUMMARY, {**summarise(scores), **summarise_generated(scores)})
+            record.save(folder / RECORD)
     return record
+
+
+def require_evaluation_folder(folder: Path) -> None:
+    """Raise OutputError where `folder` holds something else than an evaluation to take up."""
+    if not (folder / FINISHED).is_file():
+        require_free_directory(folder)
+
+
+@contextmanager
+def _journal(folder: Path, cache: Path | None, name: str) -> Iterator[Journal]:
+    """Where one suite's answers are kept; another process that computes the same is waited for, not raced."""
+    path = (cache or folder / JOURNALS) / f"{name}.jsonl"
+    with nullcontext() if cache is None else adding(NO_CACHE), claimed(path, wait=True):
+        yield Journal(path)
 
 
 def _with_cache(options: EvaluationOptions | None) -> EvaluationOptions:
@@ -142,21 +164,20 @@ class _Finished:
 
     @classmethod
     def read(cls, folder: Path, model_hash: str) -> "_Finished":
+        require_evaluation_folder(folder)
         found = cls(folder, model_hash)
         if not (folder / FINISHED).is_file():
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise TextanchorError(
-                    f"{folder}: not empty, and no evaluation to take up; choose another output folder"
-                )
             return found
-        state = read_json(folder / FINISHED)
+        state = read_sealed_json(folder / FINISHED, ANOTHER_FOLDER)
         if state["model"] != model_hash:
-            raise TextanchorError(
-                f"{folder}: holds the scores of a model with other weights; choose another output folder, or remove it"
-            )
-        found.hashes = state["suites"]
-        rows = read_scores(folder) if found.hashes else []
-        found.rows = {name: [row for row in rows if row.suite == name] for name in found.hashes}
+            raise OutputError(f"{folder}: holds the scores of a model with other weights; {ANOTHER_FOLDER}")
+        rows = read_scores(folder) if state["suites"] else []
+        for name, entry in state["suites"].items():
+            found.hashes[name], found.rows[name] = entry["suite"], [row for row in rows if row.suite == name]
+            if _rows_hash(found.rows[name]) != entry["rows"]:
+                raise DataError(
+                    f"{folder / SCORES}: the rows of {name} were changed since they were written; {ANOTHER_FOLDER}"
+                )
         return found
 
     def add(self, suite: str, suite_hash: str, rows: list[Score]) -> None:
@@ -164,15 +185,19 @@ class _Finished:
         self.hashes.pop(suite, None)
         self.write_state()
         self.rows[suite] = rows
-        with atomic_file(self.folder / SCORES) as temporary:
-            lines = [json.dumps(to_dict(row), ensure_ascii=False) for kept in self.rows.values() for row in kept]
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        lines = [json.dumps(to_dict(row), ensure_ascii=False) for kept in self.rows.values() for row in kept]
+        write_text(self.folder / SCORES, "".join(f"{line}\n" for line in lines))
         self.hashes[suite] = suite_hash
         self.write_state()
 
     def write_state(self) -> None:
         """So that the folder is known as one to take up."""
-        write_json(self.folder / FINISHED, {"model": self.model_hash, "suites": self.hashes})
+        suites = {name: {"suite": sha, "rows": _rows_hash(self.rows[name])} for name, sha in self.hashes.items()}
+        write_sealed_json(self.folder / FINISHED, {"model": self.model_hash, "suites": suites})
+
+
+def _rows_hash(rows: Sequence[Score]) -> str:
+    return sha256_of_json([to_dict(row) for row in rows])
 
 
 def _sharing(model: nn.Module, options: EvaluationOptions) -> str:

@@ -46,7 +46,7 @@ class Bench:
         self,
         load: Loader = load_vlm,
         *,
-        anchors: Path | None = None,
+        scratch: Path | None = None,
         precisions: Mapping[str, Format] | None = None,
     ):
         self._load = load
@@ -58,7 +58,9 @@ class Bench:
         self.features = FeatureStore()
         self.precisions: Mapping[str, Format] = precisions or {}
         """What training and scoring have to keep to where `auto` is asked for: that of earlier records."""
-        self.anchors = anchors
+        self.scratch = scratch
+        """Folder for what is needed during the comparison; the system's temporary one unless given."""
+        self.anchors = None if scratch is None else scratch / "anchors"
         """Where runs of one base keep fitted anchors for one another: on disk, because one may take a gigabyte."""
 
     def model(self, cell: Cell) -> tuple[Any, Any, str]:

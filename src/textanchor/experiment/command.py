@@ -1,7 +1,6 @@
 """`textanchor compare`: run what is left of a matrix, then put the records together."""
 
 import fnmatch
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,13 +8,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from textanchor.errors import ConfigError, ModelError
+from textanchor.errors import ConfigError, ModelError, OutputError
 from textanchor.experiment.bench import Bench, Loader
 from textanchor.experiment.cells import Cell, expand, load_matrix
 from textanchor.experiment.code import code_hash
 from textanchor.experiment.reading.pages import PAGE, terminal_tables, write_summary
 from textanchor.experiment.results import FAILED, Results, Status
 from textanchor.experiment.run import run_cell
+from textanchor.outputs import adding, claimed, require_free_directory, scratch_directory
 from textanchor.vlm.loading import load_vlm
 
 FILTERS: dict[str, Callable[[Cell], str]] = {
@@ -25,6 +25,8 @@ FILTERS: dict[str, Callable[[Cell], str]] = {
     "task": lambda cell: cell.task,
     "seed": lambda cell: str(cell.seed),
 }
+
+GOES_ON = "the runs that are finished are kept, and the same command goes on from there"
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,23 @@ def compare(
     loaded = load_matrix(matrix)
     name, cells = loaded.name, _chosen(expand(loaded), only)
     results, code = Results(out), code_hash()
-    status = results.status(cells, code, rerun_stale=rerun_stale and not dry_run)
-    say(_told(status))
     if dry_run:
+        status = results.status(cells, code)
+        say(_told(status))
         for cell in cells:
             say(f"  {_state(cell, status)}  {cell.name}")
         return Outcome(len(status.done), len(status.failed), len(status.left), out)
-    with tempfile.TemporaryDirectory(prefix="textanchor-") as scratch:
-        bench = Bench(load, anchors=Path(scratch), precisions=results.precisions())
-        failed = _run_all(status, results, bench, say, max_minutes)
-    tables = ""
-    if records := results.records():
-        tables = terminal_tables(write_summary(name, records, out))
+    with claimed(out):
+        require_free_directory(out, overwrite=True)
+        results.clear_half_written()
+        status = results.status(cells, code, rerun_stale=rerun_stale)
+        say(_told(status))
+        with adding(GOES_ON):
+            with scratch_directory(out) as scratch:
+                bench = Bench(load, scratch=scratch, precisions=results.precisions())
+                failed = _run_all(status, results, bench, say, max_minutes)
+            records = results.records()
+            tables = terminal_tables(write_summary(name, records, out)) if records else ""
     left = [cell for cell in status.left if not results.record_path(cell).is_file()]
     return Outcome(len(cells) - len(left), failed, len(left) - failed, out, tables)
 
@@ -99,6 +106,8 @@ def _run_all(
                     f"{cell.config.model}: is another model than the one of the finished runs; give another --out"
                 )
             record = run_cell(cell, bench)
+        except OutputError:  # no other cell could be written either
+            raise
         except Exception as error:  # whatever it is, the other cells do not depend on it
             failed += 1
             results.keep_failure(cell, error)

@@ -1,6 +1,5 @@
 """The folder of a comparison: finished runs, failed runs, and which cells are still to be run."""
 
-import shutil
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +7,8 @@ from pathlib import Path
 
 from textanchor.errors import DataError, TextanchorError
 from textanchor.experiment.cells import Cell
-from textanchor.files import atomic_file
+from textanchor.files import write_text
+from textanchor.outputs import clear_half_written, finished, writing
 from textanchor.records import RunRecord
 from textanchor.vlm.precision import Format
 
@@ -40,6 +40,11 @@ class Results:
 
     def __init__(self, folder: Path):
         self.folder = folder
+
+    def clear_half_written(self) -> None:
+        """Remove what a killed call left; the folder must be claimed."""
+        for name in (RUNS, FAILED):
+            clear_half_written(self.folder / name)
 
     def record_path(self, cell: Cell) -> Path:
         """Where the record of a finished cell lies."""
@@ -105,7 +110,7 @@ class Results:
 
     def records(self) -> list[RunRecord]:
         """All finished runs, by name."""
-        return [RunRecord.load(path) for path in sorted((self.folder / RUNS).glob("*.json"))]
+        return [RunRecord.load(path) for path in finished(self.folder / RUNS, "*.json")]
 
     def keep(self, cell: Cell, record: RunRecord) -> None:
         """Write the record, whole or not at all; an earlier failure is forgotten."""
@@ -114,16 +119,16 @@ class Results:
 
     def keep_failure(self, cell: Cell, error: Exception) -> None:
         """Write what went wrong, with its traceback."""
-        with atomic_file(self.failure_path(cell)) as temporary:
-            told = "".join(traceback.format_exception(error))
-            temporary.write_text(f"{type(error).__name__}: {error}\n\n{told}", encoding="utf-8")
+        told = "".join(traceback.format_exception(error))
+        write_text(self.failure_path(cell), f"{type(error).__name__}: {error}\n\n{told}")
 
     def _set_aside(self, cell: Cell) -> None:
         source = self.record_path(cell)
         record = RunRecord.load(source)
         target = self.folder / STALE / record.hashes["code"][:12] / record.hashes["cell"][:12] / source.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(source, target)
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.replace(target)
 
 
 def _staleness(cell: Cell, record: RunRecord, code: str) -> str:

@@ -48,7 +48,10 @@ def run_cell(cell: Cell, bench: Bench) -> RunRecord:
     steps = log_spaced_steps(cell.num_steps, cell.evaluation.points)
     recorders = [CheckpointScorer(steps[1:], scorer.score), *_recorders(cell, steps)]
     features = bench.features_for(cell)
-    with tempfile.TemporaryDirectory(prefix="textanchor-") as scratch, bench.lent(cell) as sessions:
+    with (
+        tempfile.TemporaryDirectory(prefix="textanchor-", dir=bench.scratch) as workspace,
+        bench.lent(cell) as sessions,
+    ):
         run = TrainingRun(
             cell.config,
             method,
@@ -57,7 +60,7 @@ def run_cell(cell: Cell, bench: Bench) -> RunRecord:
             conversations,
             recorders,
             features,
-            Path(scratch),
+            Path(workspace),
             None,
             shows_progress=False,
             keep_precision=bench.precisions.get("training"),

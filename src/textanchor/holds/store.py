@@ -11,17 +11,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from textanchor.errors import HoldError
-from textanchor.files import atomic_directory, read_json, sha256_of_json, write_json
+from textanchor.errors import DataError, HoldError
+from textanchor.files import atomic_directory, read_sealed_json, sha256_of_json, write_sealed_json
 from textanchor.holds.bits import bit_hashes
+from textanchor.outputs import writing
 from textanchor.vlm.names import base_parameters
+
+FORMAT = 2
 
 
 def save_folder(path: Path | str, kind: str, tensors: Mapping[str, Tensor], values: Any, *, overwrite: bool) -> None:
     """Write `<kind>.safetensors` and `<kind>.json` into the folder `path`."""
     with atomic_directory(path, overwrite=overwrite) as folder:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / f"{kind}.safetensors")
-        write_json(folder / f"{kind}.json", {"kind": kind, "format": 1, "content": values})
+        packed = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        with writing(path, num_bytes=sum(tensor.nbytes for tensor in packed.values())):
+            save_file(packed, folder / f"{kind}.safetensors")
+        stored = {"kind": kind, "format": FORMAT, "tensors": _layout(folder / f"{kind}.safetensors"), "content": values}
+        write_sealed_json(folder / f"{kind}.json", stored)
 
 
 def load_folder(path: Path | str, kind: str) -> tuple[dict[str, Tensor], Any]:
@@ -36,9 +42,15 @@ def load_values(path: Path | str, kind: str) -> Any:
     file = folder / f"{kind}.json"
     if not file.is_file():
         raise HoldError(f"{folder}: expected a folder with {kind}.json and {kind}.safetensors, as `save` writes it")
-    stored = read_json(file)
-    if not isinstance(stored, dict) or (stored.get("kind"), stored.get("format")) != (kind, 1):
-        raise HoldError(f"{file}: not written by this version of textanchor; make the {kind} again and save it")
+    try:
+        stored = read_sealed_json(file, f"make the {kind} again and save it")
+    except DataError as error:
+        raise HoldError(str(error)) from error
+    if (stored["kind"], stored["format"]) != (kind, FORMAT):
+        raise HoldError(f"{file}: is of another kind or version; make the {kind} again and save it")
+    tensors = folder / f"{kind}.safetensors"
+    if _layout(tensors) != stored["tensors"]:
+        raise HoldError(f"{tensors}: has other names, types or shapes than were saved; save the {kind} again")
     return stored["content"]
 
 
@@ -50,6 +62,16 @@ def load_tensors(path: Path | str, kind: str, names: Sequence[str] | None = None
             return {name: opened.get_tensor(name) for name in (opened.keys() if names is None else names)}
     except (SafetensorError, OSError) as error:
         raise HoldError(f"{file}: cannot be read ({error}); save the {kind} again") from error
+
+
+def _layout(file: Path) -> dict[str, Any]:
+    """Type and shape of every tensor in the file, by its header; HoldError where it is damaged."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            slices = {name: opened.get_slice(name) for name in list(opened.keys())}
+            return {name: [found.get_dtype(), list(found.get_shape())] for name, found in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise HoldError(f"{file}: cannot be read ({error}); save the {file.stem} again") from error
 
 
 def hash_of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:

@@ -191,7 +191,7 @@ class AnchorPreservingProjection(AbstractMethod):
 
     def _plan(self, session: Session) -> HoldPlan:
         """The plan, made once: a resumed run takes the one it began with, which holds what was held before."""
-        saved = session.workspace / "plan"
+        saved = session.kept / "plan"
         if session.is_resumed:
             return HoldPlan.load(saved, session.model)
         plan = self._made(session) if session.anchors is None else self._shared(session, session.anchors)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from textanchor.diffs.structure import GROUPS
-from textanchor.files import write_json
+from textanchor.files import write_json, write_text
 from textanchor.repairs.validate import SweepPoint
 from textanchor.report.readings import PART_TITLES
 
@@ -78,7 +78,7 @@ class RepairReport:
 
         values = self.to_dict()
         write_json(folder / "repair.json", values)
-        (folder / "repair.html").write_text(render_repair(values, self.part_rows()), encoding="utf-8", newline="\n")
+        write_text(folder / "repair.html", render_repair(values, self.part_rows()))
 
     def __str__(self) -> str:
         from textanchor.vlm.parts_table import aligned

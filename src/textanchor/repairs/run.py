@@ -12,6 +12,7 @@ from textanchor.diffs.structure import PartNames, Structure
 from textanchor.errors import ConfigError, ModelError
 from textanchor.files import atomic_directory
 from textanchor.holds import HoldPlan
+from textanchor.outputs import require_room
 from textanchor.records import environment, memory_cost
 from textanchor.repairs.apply import blended, is_changed, repaired
 from textanchor.repairs.plan import RepairPlan, default_plan
@@ -60,6 +61,7 @@ def repair(
         if is_streamed:
             rows: Sequence[RepairedTensor] = write_interpolated(pair, plan, strength, folder)
         else:
+            require_room(out, sum(stored.num_bytes for stored in pair.base.tensors.values()))
             needs_processor = validation is not None or bool(plan.filters)
             work = _InMemory(load_models(pair, base, needs_processor=needs_processor), plan, names)
             if validation is not None:

@@ -12,6 +12,7 @@ from textanchor.diffs.checkpoint import INDEX
 from textanchor.diffs.compare import Source
 from textanchor.diffs.pair import Pair
 from textanchor.errors import ModelError
+from textanchor.outputs import require_room, writing
 from textanchor.repairs.apply import interpolated
 from textanchor.repairs.plan import RepairPlan
 from textanchor.repairs.report import RepairedTensor
@@ -30,6 +31,7 @@ def write_interpolated(pair: Pair, plan: RepairPlan, strength: float, folder: Pa
     Gives one row for each changed tensor.
     """
     own_names = {stored: (name, base) for name, (base, stored) in pair.matching.pairs.items()}
+    require_room(folder, sum(stored.num_bytes for stored in pair.tuned.tensors.values()))
     rows: list[RepairedTensor] = []
     files = sorted({t.path for t in pair.tuned.tensors.values() if t.path is not None})
     for path in files:
@@ -46,11 +48,13 @@ def write_interpolated(pair: Pair, plan: RepairPlan, strength: float, folder: Pa
             if row.change:
                 tensors[stored_name] = interpolated(values, tensors[stored_name], alpha)
                 rows.append(row.after(values, tensors[stored_name]))
-        save_file(tensors, folder / path.name, metadata={"format": "pt"})
+        with writing(folder / path.name, num_bytes=sum(values.nbytes for values in tensors.values())):
+            save_file(tensors, folder / path.name, metadata={"format": "pt"})
         _require_same(folder / path.name, tensors)
-    copy_other_files(Path(pair.label), folder)
-    if (Path(pair.label) / INDEX).is_file():
-        shutil.copyfile(Path(pair.label) / INDEX, folder / INDEX)
+    with writing(folder):
+        copy_other_files(Path(pair.label), folder)
+        if (Path(pair.label) / INDEX).is_file():
+            shutil.copyfile(Path(pair.label) / INDEX, folder / INDEX)
     if not rows:
         raise ModelError(f"{pair.label}: holds the base's weights, so there is nothing to repair")
     return rows

@@ -11,6 +11,7 @@ from torch import Tensor
 from textanchor.diffs.checkpoint import INDEX
 from textanchor.diffs.compare import Source
 from textanchor.errors import ModelError
+from textanchor.outputs import writing
 from textanchor.repairs.source import Models
 from textanchor.vlm.loading import PICKLE_SUFFIXES
 
@@ -29,13 +30,14 @@ def write_model(models: Models, new: Mapping[str, Tensor], folder: Path) -> None
         if name not in pair.structure.tied
     }
     model.config.dtype = models.dtype
-    if pair.base.folder is not None:
-        copy_other_files(pair.base.folder, folder)
-    else:
-        models.processor.save_pretrained(folder)
-    model.save_pretrained(folder, state_dict=tensors)
-    if not pair.is_adapter:
-        copy_other_files(Path(pair.label), folder)
+    with writing(folder, num_bytes=sum(values.nbytes for values in tensors.values())):
+        if pair.base.folder is not None:
+            copy_other_files(pair.base.folder, folder)
+        else:
+            models.processor.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=tensors)
+        if not pair.is_adapter:
+            copy_other_files(Path(pair.label), folder)
     reloaded = type(model).from_pretrained(folder, dtype=torch.float32, local_files_only=True).state_dict()
     wrong = [name for name, values in tensors.items() if not torch.equal(reloaded[name], values.float())]
     if wrong:

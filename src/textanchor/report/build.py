@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from textanchor.files import atomic_file, read_json
+from textanchor.files import read_json, write_text
 from textanchor.report.page import Page, sections_of
 from textanchor.report.pages import PAGES
 from textanchor.report.schema import Report, check_report
@@ -29,8 +29,7 @@ def build_report(report_json: Path | dict[str, Any], out: Path) -> Path:
         html = render_report(report_json)
     else:
         html = render_report(read_json(report_json), source=str(report_json))
-    with atomic_file(out) as temporary:
-        temporary.write_text(html, encoding="utf-8", newline="\n")
+    write_text(out, html)
     return out
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from textanchor.errors import DataError
-from textanchor.files import atomic_file, read_json
+from textanchor.files import read_json, write_text
 from textanchor.report.build import render_pages
 from textanchor.report.check import (
     Named,
@@ -141,8 +141,7 @@ def build_geometry_page(geometry: Path | dict[str, Any], out: Path) -> Path:
     """
     source = "the measured data" if isinstance(geometry, dict) else str(geometry)
     html = render_geometry(geometry if isinstance(geometry, dict) else read_json(geometry), source=source)
-    with atomic_file(out) as temporary:
-        temporary.write_text(html, encoding="utf-8", newline="\n")
+    write_text(out, html)
     return out
 
 

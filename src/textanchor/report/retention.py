@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from textanchor.errors import DataError
-from textanchor.files import atomic_file
+from textanchor.files import write_text
 from textanchor.report.build import render_pages
 from textanchor.report.check import Named, Nullable, is_bool, is_count, is_number, is_text, problems
 from textanchor.report.pages.retention import PAGES
@@ -50,8 +50,7 @@ def check_retention(retention: Any, *, source: str = "retention.json") -> dict[s
 def build_retention_page(retention: dict[str, Any], out: Path) -> Path:
     """Write the page as one HTML file that loads nothing else, and return its path."""
     html = render_retention(retention)
-    with atomic_file(out) as temporary:
-        temporary.write_text(html, encoding="utf-8", newline="\n")
+    write_text(out, html)
     return out
 
 

@@ -10,8 +10,9 @@ from torch import nn
 from transformers import TrainerCallback
 
 from textanchor.errors import ConfigError
-from textanchor.files import atomic_directory, require_free_directory, write_json
+from textanchor.files import atomic_directory, write_json
 from textanchor.holds import HoldPlan
+from textanchor.outputs import require_room
 from textanchor.records import RunRecord
 from textanchor.training.adapter_export import save_adapter_checked
 from textanchor.training.audit import Audit
@@ -23,7 +24,7 @@ from textanchor.training.checkpoints import (
 )
 from textanchor.training.config import AdaptConfig
 from textanchor.training.dataset import read_training_data
-from textanchor.training.export import logits_of, merged, save_checked
+from textanchor.training.export import logits_of, merged, num_bytes, save_checked
 from textanchor.training.features import FeatureStore
 from textanchor.training.method import load_method
 from textanchor.training.run import TrainingRun
@@ -75,54 +76,55 @@ def adapt(
         raise ConfigError("adapt takes model and processor together, or neither of them to load config.model")
     if features is not None and not config.training.cache_features:
         raise ConfigError("a FeatureStore has no effect without training.cache_features: true")
-    require_free_directory(config.output)
-    workspace = workspace_of(config.output)
-    checkpoint = checkpoint_to_resume(workspace, resume=resume)
-    method = load_method(config.method)
-    conversations = read_training_data(config)
-    if model is None:
-        model, processor = load_vlm(config.model)
-    with checkpoints_kept(workspace):
-        run = TrainingRun(
-            config,
-            method,
-            model,
-            processor,
-            conversations,
-            callbacks,
-            features,
-            workspace,
-            checkpoint,
-            shows_progress=progress,
-            keep_precision=None if checkpoint is None else precision_of_checkpoint(checkpoint),
-        )
-        run.train()
-        result = _written(run)
+    with atomic_directory(config.output) as folder:
+        workspace = workspace_of(config.output)
+        checkpoint = checkpoint_to_resume(workspace, resume=resume)
+        method = load_method(config.method)
+        conversations = read_training_data(config)
+        if model is None:
+            model, processor = load_vlm(config.model)
+        if config.export == "plain":
+            require_room(config.output, num_bytes(model))
+        with checkpoints_kept(workspace):
+            run = TrainingRun(
+                config,
+                method,
+                model,
+                processor,
+                conversations,
+                callbacks,
+                features,
+                workspace,
+                checkpoint,
+                shows_progress=progress,
+                keep_precision=None if checkpoint is None else precision_of_checkpoint(checkpoint),
+            )
+            run.train()
+            result = _written(run, folder)
     shutil.rmtree(workspace, ignore_errors=True)  # the output is complete, there is nothing left to resume
     return result
 
 
-def _written(run: TrainingRun) -> AdaptResult:
-    """Audit the trained weights, merge LoRA, write the output and check it by loading it again."""
+def _written(run: TrainingRun, folder: Path) -> AdaptResult:
+    """Audit the trained weights, merge LoRA, fill the output's folder and check it by loading it again."""
     config, model = run.config, run.session.model
     tensors, projector = run.audit_weights()
     logits = logits_of(model, run.first_batch)
-    with atomic_directory(config.output) as folder:
-        if config.export == "peft":
-            plain, reload = save_adapter_checked(run.session, folder, batch=run.first_batch, logits=logits)
-        else:
-            plain = merged(model)
-            reload = save_checked(
-                plain,
-                run.processor,
-                folder,
-                trained=[tensor.name for tensor in tensors],
-                batch=run.first_batch,
-                logits_before_merge=logits,
-            )
-        audit = Audit(tensors=tensors, projector=projector, **asdict(reload))
-        record = run.record()
-        record = replace(record, hashes=record.hashes | {"tuned": tensors_hash(plain.state_dict().items())})
-        write_json(folder / "audit.json", asdict(audit))
-        record.save(folder / "run.json")
+    if config.export == "peft":
+        plain, reload = save_adapter_checked(run.session, folder, batch=run.first_batch, logits=logits)
+    else:
+        plain = merged(model)
+        reload = save_checked(
+            plain,
+            run.processor,
+            folder,
+            trained=[tensor.name for tensor in tensors],
+            batch=run.first_batch,
+            logits_before_merge=logits,
+        )
+    audit = Audit(tensors=tensors, projector=projector, **asdict(reload))
+    record = run.record()
+    record = replace(record, hashes=record.hashes | {"tuned": tensors_hash(plain.state_dict().items())})
+    write_json(folder / "audit.json", asdict(audit))
+    record.save(folder / "run.json")
     return AdaptResult(plain, run.processor, config.output, record, audit, run.attachment.plan)

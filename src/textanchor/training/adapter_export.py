@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from textanchor.errors import ModelError
+from textanchor.outputs import writing
 from textanchor.training.export import ReloadCheck, largest, logits_of
 from textanchor.training.session import Session
 from textanchor.training.trainable import trained_parameters
@@ -62,9 +63,11 @@ def save_adapter_checked(
     for path in whole:
         state = session.parts.module(path).state_dict()
         tensors |= {f"{PREFIX}{path}.{name}": tensor for name, tensor in state.items()}
-    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
-    config.save_pretrained(folder)
-    session.processor.save_pretrained(folder)
+    with writing(folder, num_bytes=sum(tensor.nbytes for tensor in tensors.values())):
+        packed = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        save_file(packed, folder / WEIGHTS, {"format": "pt"})
+        config.save_pretrained(folder)
+        session.processor.save_pretrained(folder)
     trained = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
     return _reloaded(session, folder, trained, batch, logits)
 

@@ -11,15 +11,18 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from textanchor.config import to_dict
-from textanchor.errors import ConfigError
-from textanchor.files import read_json, write_json
+from textanchor.errors import ConfigError, DataError, OutputError
+from textanchor.files import read_sealed_json, sha256_of_file, write_sealed_json
+from textanchor.outputs import finished, writing
 from textanchor.training.config import AdaptConfig
 from textanchor.training.hf import RunCallback, checkpoint_folder
 from textanchor.vlm.precision import Format
 
 MARKER = "textanchor.json"
-"""Written last: a checkpoint without it was cut off while it was written."""
+"""Written last, with the checksum of every file: a checkpoint without it was cut off while it was written."""
 PRECISION = "precision"
+METHOD_FOLDER = "method"
+"""Folder beside the checkpoints for what a method computed once and a resumed run takes up."""
 
 
 class CheckpointKeeper(TrainerCallback):
@@ -34,13 +37,15 @@ class CheckpointKeeper(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         records = {callback.name: callback.record() for callback in self.callbacks}
-        write_json(
-            checkpoint_folder(args, state) / MARKER, {**self.identity, PRECISION: self.precision, "records": records}
+        folder = checkpoint_folder(args, state)
+        files = {name: sha256_of_file(folder.parent / name) for name in _files_of(folder)}
+        write_sealed_json(
+            folder / MARKER, {**self.identity, PRECISION: self.precision, "records": records, "files": files}
         )
 
     def restore_all(self, checkpoint: Path) -> None:
         """Hand the records of `checkpoint` back; ConfigError where it is of another run."""
-        content = read_json(checkpoint / MARKER)
+        content = read_marker(checkpoint)
         for key, what in (("config", "configuration"), ("model", "model"), ("data", "content of its data")):
             if content[key] != self.identity[key]:
                 raise ConfigError(
@@ -74,7 +79,11 @@ def workspace_of(output: Path) -> Path:
 
 
 def checkpoint_to_resume(workspace: Path, *, resume: bool) -> Path | None:
-    """The newest complete checkpoint if `resume`; ConfigError where there is none, or one that was not asked for."""
+    """The newest complete checkpoint if `resume`.
+
+    ConfigError where there is none, or one that was not asked for; DataError where a file of it is not as it was
+    written, so that the run would not end in the same weights.
+    """
     newest = newest_checkpoint(workspace)
     if resume and newest is None:
         raise ConfigError(f"{workspace}: no complete checkpoint to resume from; start the run without resume")
@@ -82,26 +91,81 @@ def checkpoint_to_resume(workspace: Path, *, resume: bool) -> Path | None:
         raise ConfigError(
             f"{workspace}: an interrupted run left {newest.name} here; resume it, or remove the folder to start anew"
         )
+    if newest is not None:
+        _require_whole(newest)
     return newest
 
 
-def precision_of_checkpoint(checkpoint: Path) -> Format | None:
-    """The number format that the run computed in, which a resumed run keeps to; None where nothing is said."""
-    return read_json(checkpoint / MARKER).get(PRECISION)
+def precision_of_checkpoint(checkpoint: Path) -> Format:
+    """The number format that the run computed in, which a resumed run keeps to."""
+    return read_marker(checkpoint)[PRECISION]
+
+
+def read_marker(checkpoint: Path) -> dict[str, Any]:
+    """What the run wrote last into the checkpoint; DataError where it was changed since."""
+    return read_sealed_json(checkpoint / MARKER, _without(checkpoint))
+
+
+def _require_whole(checkpoint: Path) -> None:
+    for name, checksum in read_marker(checkpoint)["files"].items():
+        file = checkpoint.parent / name
+        if not file.is_file() or sha256_of_file(file) != checksum:
+            what = "was changed since the checkpoint was written" if file.is_file() else "is missing"
+            raise DataError(
+                f"{file}: {what}, so the run cannot go on to the weights it would have had; {_without(checkpoint)}"
+            )
+
+
+def _without(checkpoint: Path) -> str:
+    return (
+        f"remove {checkpoint} to resume from an earlier checkpoint if there is one, or {checkpoint.parent} to start "
+        "anew"
+    )
+
+
+def _files_of(checkpoint: Path) -> list[str]:
+    """What a resumed run reads: the checkpoint's files and what the method keeps, by their paths in the workspace."""
+    folders = (checkpoint, checkpoint.parent / METHOD_FOLDER)
+    files = (file for folder in folders for file in folder.rglob("*") if file.is_file())
+    return sorted(file.relative_to(checkpoint.parent).as_posix() for file in files)
 
 
 def newest_checkpoint(workspace: Path) -> Path | None:
     """The complete checkpoint of the latest step, if there is one."""
-    complete = (path.parent for path in workspace.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{MARKER}"))
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    complete = {step: path for step, path in _checkpoints(workspace).items() if (path / MARKER).is_file()}
+    return complete[max(complete)] if complete else None
+
+
+def _checkpoints(workspace: Path) -> dict[int, Path]:
+    """Folders of checkpoints by step, those that were cut off while they were written among them."""
+    prefix = f"{PREFIX_CHECKPOINT_DIR}-"
+    named = ((path.name.removeprefix(prefix), path) for path in finished(workspace, f"{prefix}*"))
+    return {int(step): path for step, path in named if step.isdecimal()}
+
+
+def _remove_cut_off(workspace: Path) -> None:
+    for path in _checkpoints(workspace).values():
+        if not (path / MARKER).is_file():
+            shutil.rmtree(path)
 
 
 @contextmanager
 def checkpoints_kept(workspace: Path) -> Iterator[None]:
-    """Make the folder; if the run fails before its first checkpoint, there is nothing in it to keep."""
-    workspace.mkdir(parents=True, exist_ok=True)
+    """Make the folder; if the run fails before its first checkpoint, there is nothing in it to keep.
+
+    A checkpoint that was cut off while it was written is removed, and an OutputError names the one that is kept.
+    """
+    with writing(workspace):
+        workspace.mkdir(parents=True, exist_ok=True)
+        _remove_cut_off(workspace)
     try:
         yield
+    except OutputError as error:
+        newest = newest_checkpoint(workspace)
+        if newest is None:
+            raise
+        raise OutputError(f"{error}; {newest} is kept, and the run can be resumed from it") from error
     finally:
+        _remove_cut_off(workspace)
         if newest_checkpoint(workspace) is None:
             shutil.rmtree(workspace)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from textanchor.errors import ModelError
+from textanchor.outputs import intended, writing
 from textanchor.training.trainer import label_logits, takes_logits_to_keep
 
 RELOAD_TOLERANCE = 1e-5
@@ -33,6 +34,7 @@ class ReloadCheck:
 
     def require(self, folder: Path, largest_logit: float) -> None:
         """Raise ModelError where the folder does not hold the model that was trained."""
+        folder = intended(folder)
         lost = self.trained_not_saved + self.other_tensors_changed
         if lost:
             raise ModelError(
@@ -52,6 +54,11 @@ class ReloadCheck:
                 f"{folder}: merging LoRA into the weights changed logits by {self.merge_max_difference:.1e}; the "
                 "update is too large for float32 beside the weights: lower the learning rate"
             )
+
+
+def num_bytes(model: nn.Module) -> int:
+    """What the model takes on disk."""
+    return sum(parameter.nbytes for parameter in model.parameters())
 
 
 @torch.no_grad()
@@ -83,8 +90,9 @@ def save_checked(
     `trained` are base names of trained tensors, `logits_before_merge` those of `batch` from the model as it was
     trained. ModelError where a tensor or the logits come back different.
     """
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    with writing(folder, num_bytes=num_bytes(model)):
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
     reloaded = type(model).from_pretrained(folder, dtype=torch.float32, local_files_only=True).to(model.device)
     changed = changed_tensors(model, reloaded)
     trained = frozenset(trained)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from textanchor.errors import HoldError
 from textanchor.files import sha256_of_json
 from textanchor.holds import HoldHandle, HoldPlan, attach
+from textanchor.outputs import writing
 from textanchor.vlm.names import base_parameters
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 HOLDS_FILE = "holds.safetensors"
 """File of a checkpoint with the reference that the holds count from."""
+HOLDS_HASHES = ("plan", "base", "reference")
+"""What its header says of the hold, beside the hash of the weights."""
 
 
 class AnchorCallback(TrainerCallback):
@@ -112,8 +115,9 @@ def save_holds(handle: HoldHandle, folder: Path) -> None:
     """Write what `load_holds` reads."""
     state = handle.state_dict()
     values = {name: value.contiguous() for name, value in state["values"].items()}
-    metadata = {key: state[key] for key in ("plan", "base", "reference")} | {"weights": _weights_hash(handle.model)}
-    save_file(values, folder / HOLDS_FILE, metadata=metadata)
+    metadata = {key: state[key] for key in HOLDS_HASHES} | {"weights": _weights_hash(handle.model)}
+    with writing(folder / HOLDS_FILE, num_bytes=sum(value.nbytes for value in values.values())):
+        save_file(values, folder / HOLDS_FILE, metadata=metadata)
 
 
 def load_holds(folder: Path) -> dict[str, Any]:
@@ -124,9 +128,15 @@ def load_holds(folder: Path) -> dict[str, Any]:
             f"{file}: no such file, so the weights that the holds count from are not known; resume from a checkpoint "
             "that was written with AnchorCallback, with the output_dir of that run"
         )
-    with safe_open(file, framework="pt") as opened:
-        names: list[str] = list(opened.keys())
-        return {**opened.metadata(), "values": {name: opened.get_tensor(name) for name in names}}
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names: list[str] = list(opened.keys())
+            state = {**(opened.metadata() or {}), "values": {name: opened.get_tensor(name) for name in names}}
+    except SafetensorError as error:
+        raise HoldError(f"{file}: is damaged ({error}); resume from an earlier checkpoint") from error
+    if missing := [key for key in (*HOLDS_HASHES, "weights") if key not in state]:
+        raise HoldError(f"{file}: has no {missing[0]!r} in its header; resume from an earlier checkpoint")
+    return state
 
 
 def _weights_hash(model: nn.Module) -> str:

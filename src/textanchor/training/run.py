@@ -1,10 +1,11 @@
 """Training without an output: set up what is trained, train it as the method says, audit it, record it."""
 
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from rich.progress import track
@@ -14,10 +15,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from textanchor.config import to_dict
 from textanchor.data.items import Conversation
+from textanchor.errors import DataError
 from textanchor.holds.store import hash_of_model
 from textanchor.records import RunRecord, environment, memory_cost
 from textanchor.training.audit import TensorAudit, audit_weights
-from textanchor.training.checkpoints import CheckpointKeeper
+from textanchor.training.checkpoints import METHOD_FOLDER, CheckpointKeeper
 from textanchor.training.collate import Collator
 from textanchor.training.config import AdaptConfig
 from textanchor.training.dataset import EncodedConversations, conversations_hash, longest_sequence, use_chat_template
@@ -103,7 +105,7 @@ class TrainingRun:
             parts=parts,
             model_hash=anchor_hash,
             start=StartWeights(parts),
-            workspace=workspace,
+            kept=workspace / METHOD_FOLDER,
             is_resumed=self.checkpoint is not None,
             hashes=self.hashes,
             anchors=anchors,
@@ -150,7 +152,7 @@ class TrainingRun:
             self.keeper.restore_all(self.checkpoint)
         casting_once = self.precision.bfloat16 and self.config.training.cast_once
         casts = cast_once(self.session.model) if casting_once else nullcontext()
-        with configuration_kept(self.session.model), casts:
+        with configuration_kept(self.session.model), casts, _unpickling_told(self.checkpoint):
             self.trainer.train(resume_from_checkpoint=None if self.checkpoint is None else str(self.checkpoint))
         # in bfloat16 accelerate leaves its autocast around the model's forward, and audits need float32
         self.trainer.accelerator.unwrap_model(self.session.model, keep_fp32_wrapper=False)
@@ -190,3 +192,16 @@ class TrainingRun:
                 **{callback.name: callback.record() for callback in self.recorded},
             },
         )
+
+
+@contextmanager
+def _unpickling_told(checkpoint: Path | None) -> Iterator[None]:
+    """The Trainer keeps its own state in pickles, and reads them back as tensors and plain values only."""
+    try:
+        yield
+    except UnpicklingError as error:
+        raise DataError(
+            f"{checkpoint}: optimizer.pt, scheduler.pt or rng_state.pth holds something else than tensors and plain "
+            "values; a pickle could run any code, so it is refused. Remove the folder to resume from an earlier "
+            "checkpoint, or start anew"
+        ) from error

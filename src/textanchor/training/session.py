@@ -23,8 +23,8 @@ class Session:
     """Hash of the model before anything was added to it, as anchors record it."""
     start: StartWeights
     """The trained tensors as they were before the run, also in a run that is resumed."""
-    workspace: Path
-    """Folder of the run's checkpoints; what a method computed once may be kept here for a resumed run."""
+    kept: Path
+    """Folder in which a method may keep what it computed once, for a resumed run."""
     is_resumed: bool
     hashes: Mapping[str, str] = field(default_factory=dict)
     """Of `model` before the run and of the `data`, as run.json holds them."""

@@ -20,10 +20,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from textanchor.errors import ConfigError, ModelError
+from textanchor.outputs import writing
 from textanchor.training.collate import Collator
 from textanchor.training.config import PART_NAMES, PartsConfig, TrainingConfig
 from textanchor.training.features import FeatureCache
-from textanchor.training.hf import TokenCounter
+from textanchor.training.hf import TokenCounter, checkpoint_folder
 from textanchor.training.method import Batch
 from textanchor.training.processor_speed import attention_for
 from textanchor.training.sequences import IGNORED
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 TRAINED_TENSORS = "trained.safetensors"
 """File of a checkpoint with every trained tensor, by base name."""
+
+WEIGHTS_AND_MOMENTS = 3
+"""Size of a checkpoint in sizes of what is trained: the weights, and Adam's two means."""
 
 
 def training_arguments(config: TrainingConfig, folder: Path, *, bfloat16: bool) -> TrainingArguments:
@@ -165,6 +169,19 @@ class AdaptTrainer(Trainer):
                     rate = getattr(self.rates, part).learning_rate
                     groups.append({"params": parameters, "lr": rate, "weight_decay": decay, "name": part})
         return groups
+
+    def _run_epoch(self, *arguments: Any, **options: Any) -> None:
+        # resumed from the checkpoint of its last step, the Trainer would look at max_steps only after one step more
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*arguments, **options)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        trained = sum(parameter.nbytes for parameter in trained_parameters(self.parts.model).values())
+        # torch.save says by RuntimeError that the disk is full
+        with writing(
+            checkpoint_folder(self.args, self.state), num_bytes=WEIGHTS_AND_MOMENTS * trained, also=(RuntimeError,)
+        ):
+            super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir or ".")

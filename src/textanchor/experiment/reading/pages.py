@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 
 from textanchor.experiment.reading.summary import summarise_runs
-from textanchor.files import atomic_file, write_json
+from textanchor.files import write_json, write_text
 from textanchor.records import RunRecord
 from textanchor.report.page import Table
 from textanchor.report.pages.compare import compare_tables, render_compare
@@ -22,8 +22,7 @@ def write_summary(name: str, records: Sequence[RunRecord], folder: Path) -> dict
     """Write summary.json and report.html into the folder of a comparison; gives the summary."""
     summary = summarise_runs(name, records)
     write_json(folder / SUMMARY, summary)
-    with atomic_file(folder / PAGE) as temporary:
-        temporary.write_text(render_compare(summary), encoding="utf-8", newline="\n")
+    write_text(folder / PAGE, render_compare(summary))
     return summary
 
 
