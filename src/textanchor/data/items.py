@@ -4,7 +4,8 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from textanchor.errors import DataError
 
@@ -58,12 +59,16 @@ class Conversation:
 
 
 def open_image(source: ImageSource, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
-    """Decoded RGB image; raises DataError where it is missing, not an image, damaged or larger than `max_pixels`."""
+    """Decoded RGB image, upright as its EXIF data say; 16-bit greys are scaled to 8 bits.
+
+    Raises DataError where it is missing, not an image, damaged, larger than `max_pixels`, or holds numbers of which the
+    file does not tell what is white (float and 32-bit TIFFs).
+    """
     if isinstance(source, Image.Image):
-        return source if source.mode == "RGB" else source.convert("RGB")
-    if not source.is_file():
-        raise DataError(f"{source}: no such image; check the image folder and the file name in the data file")
+        return _upright_rgb(source, "an image in memory")
     try:
+        if not source.is_file():
+            raise DataError(f"{source}: no such image; check the image folder and the file name in the data file")
         with warnings.catch_warnings():
             # PIL only warns about a decompression bomb; the bound below is ours and is an error
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -74,6 +79,23 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_IMAGE_PIXELS) -> Im
                         f"{source}: the image has {width} x {height} pixels, more than the bound of {max_pixels}; "
                         "scale it down or leave it out"
                     )
-                return image.convert("RGB")
+                return _upright_rgb(image, str(source))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{source}: cannot be read as an image ({error}); replace the file or leave it out") from error
+
+
+def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    """As Transformers' `load_image`, but for what its `convert` would clip to white: greys of more than 8 bits."""
+    mode = image.mode
+    is_16_bit = mode.startswith("I;16") or (mode == "I" and image.format == "PPM")
+    if mode in ("I", "F") and not is_16_bit:
+        raise DataError(
+            f"{name}: holds {'float' if mode == 'F' else '32-bit'} values, and nothing says which of them is white; "
+            "scale them to 0 to 255 and save the image with 8 bits"
+        )
+    image.load()
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if is_16_bit:
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")
