@@ -5,6 +5,7 @@ directions. The hook sits on the innermost optimizer and so works in a plain loo
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -157,10 +158,12 @@ class HoldHandle:
         """What moved since the reference, in the held directions and elsewhere; see `audit.audit_plan`."""
         from textanchor.holds.audit import audit_bound
 
-        plan = self.plan
-        named = plan.parameters(self.model if model is None else model)
+        plan, model = self.plan, self.model if model is None else model
+        if plan.projector is not None:
+            plan = replace(plan, projector=replace(plan.projector, base=self._base))
+        named = plan.parameters(model)
         bound = [linear.rebound(named) for linear in self._bound]
-        return audit_bound(plan, bound, self.model if model is None else model, probe=probe, saved_dtype=saved_dtype)
+        return audit_bound(plan, bound, model, probe=probe, saved_dtype=saved_dtype)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, for the checkpoint: the reference, and hashes of plan and base."""

@@ -10,6 +10,7 @@
 Shape legend: R rows and D width of the filtered space (see `linear.py`), N tokens.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +22,10 @@ from textanchor.errors import HoldError
 from textanchor.holds.bits import dense
 from textanchor.holds.bound import BoundLinear
 from textanchor.holds.coupled import bind
+from textanchor.holds.entries import HeldProjector
 from textanchor.holds.linear import matrix, protected
 from textanchor.holds.penalty import protected_energy
-from textanchor.holds.plan import HoldPlan, inside_ddp
+from textanchor.holds.plan import HoldPlan, inside_ddp, listed
 from textanchor.holds.probe import Probe
 from textanchor.holds.sharding import gathered
 from textanchor.spectral import Subspace
@@ -35,20 +37,21 @@ ABSOLUTE_BOUND, ROUNDINGS = 1e-6, 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class AuditRow:
-    """What moved in one held linear, or in a projector held by its function; None where it cannot be known."""
+    """What moved in one held linear, or in a projector held by its function, which has no leak of weights."""
 
     name: str
     rule: str
     protected_norm: float | None = None
     """||P_out Delta P_in||_F."""
-    change_norm: float | None = None
-    """||Delta||_F; needs the whole weight before training, which is not kept of full linears of the language model."""
+    change_norm: float
+    """||Delta||_F; of full linears of the language model estimated, unless their start is given (`norm_sketch.py`)."""
     weight_leak: float | None = None
     bound: float | None = None
     """Largest weight leak that `exact` may leave."""
     function_leak: float | None = None
+    """None where the probe has no inputs of this linear, or its start is not known."""
     relative_update: float | None = None
-    """||Delta||_F / ||W0||_F."""
+    """||Delta||_F / ||W0||_F; None where W0 is zero, or known to its quantiser only. So is what follows."""
     norm_ratio: float | None = None
     """||W||_F / ||W0||_F."""
     saved_leak: float | None = None
@@ -56,9 +59,10 @@ class AuditRow:
 
     @property
     def is_kept(self) -> bool:
-        """Whether the promise of `exact` holds; other rules promise no number."""
-        known = self.weight_leak is not None and self.bound is not None
-        return not (self.rule == "exact" and known and self.weight_leak > self.bound)  # pyright: ignore
+        """Whether the promise of `exact` holds, which it does only where it was measured; others promise no number."""
+        if self.rule != "exact":
+            return True
+        return self.weight_leak is not None and self.bound is not None and self.weight_leak <= self.bound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,17 +129,20 @@ def audit_plan(
     *,
     probe: Probe | None = None,
     saved_dtype: torch.dtype | None = None,
+    start: Mapping[str, Tensor] | None = None,
 ) -> AuditReport:
     """What moved since the plan was made, in a model that was held or not.
 
-    `probe` adds function leaks, `saved_dtype` the weight leak after rounding to that type. HoldError where the model
-    lacks a tensor of the plan (it was merged or belongs to another plan).
+    `probe` adds function leaks, `saved_dtype` the weight leak after rounding to that type. `start` has the weights
+    before training by base name, for whoever kept them: a plan keeps those of the language model in part only.
+    HoldError where the model lacks a tensor of the plan (it was merged or belongs to another plan), and where a held
+    weight is NaN or infinite.
     """
     named = plan.parameters(model)
     bound = [bind(linear, named) for linear in plan.linears]
     model = plan.model if model is None else model
     assert model is not None
-    return audit_bound(plan, bound, model, probe=probe, saved_dtype=saved_dtype)
+    return audit_bound(plan, bound, model, probe=probe, saved_dtype=saved_dtype, start=start)
 
 
 @torch.no_grad()
@@ -146,8 +153,10 @@ def audit_bound(
     *,
     probe: Probe | None,
     saved_dtype: torch.dtype | None,
+    start: Mapping[str, Tensor] | None = None,
 ) -> AuditReport:
     """The audit of linears that are bound to tensors already; see `audit_plan`."""
+    _require_finite(plan, model)
     weights = base_modules(inside_ddp(model))
     in_projector = [b for b in bound if is_within(b.linear.name, plan.paths.get("projector", ()))]
     writer = next((b for b in in_projector if b.linear.is_text_writer), None)
@@ -160,40 +169,60 @@ def audit_bound(
         space = None if held is None else held.subspace
         function = _audit_function(start_ND, probe.outputs_of(inside_ddp(model)), space)
     leak = None if function is None else function.leak
-    rows = [
-        _audit_linear(b, weights[b.linear.name], leak if b is writer else _input_leak(b, inputs), saved_dtype)
-        for b in bound
-    ]
+    rows = []
+    for linear in bound:
+        whole = linear.gathered() if start is None else linear.gathered().with_start(start)
+        function_leak = leak if linear is writer else _input_leak(whole, inputs)
+        rows.append(_audit_linear(whole, weights[linear.linear.name], function_leak, saved_dtype))
     if plan.projector is not None:
-        rows.append(AuditRow(name=plan.projector.name, rule=plan.projector.config.rule(), function_leak=leak))
+        rows.append(_audit_projector(plan.projector, weights[plan.projector.name], leak))
     return AuditReport(rows=tuple(rows), projector=function)
+
+
+def _require_finite(plan: HoldPlan, model: nn.Module) -> None:
+    named = plan.parameters(model)
+    broken = [name for name in plan.trained if not gathered(named[name].detach()).isfinite().all()]
+    if broken:
+        raise HoldError(
+            f"{listed(broken)}: held, and now NaN or infinite, so that nothing can be said of what it kept. The "
+            "optimizer's steps made it so: lower the learning rate, and go on from weights of before"
+        )
 
 
 def _audit_linear(
     bound: BoundLinear, module: nn.Module, function_leak: float | None, saved_dtype: torch.dtype | None
 ) -> AuditRow:
-    linear, bound = bound.linear, bound.gathered()
+    linear = bound.linear
     protected_norm, change = bound.protected_norm(), bound.change_norm()
     start_RD, now_RD = _start_and_now(bound, module)
-    leak = limit = relative = None
-    if change is not None:
-        leak = protected_norm / change if change else 0.0
-    if change is not None and linear.base_norm:
-        relative, eps = change / linear.base_norm, torch.finfo(bound.tensors[0].dtype).eps
-        limit = ABSOLUTE_BOUND + (ROUNDINGS * eps / relative if change else 0.0)
-    elif linear.is_lora:
-        limit = ABSOLUTE_BOUND  # of a base that only its quantiser knows, into which nothing can be merged
+    base_norm, eps = linear.base_norm or 0.0, torch.finfo(bound.tensors[0].dtype).eps
     return AuditRow(
         name=linear.name,
         rule=linear.config.rule(),
         protected_norm=protected_norm,
         change_norm=change,
-        weight_leak=leak,
-        bound=limit,
+        weight_leak=protected_norm / change if change else 0.0,
+        # of a base that only its quantiser knows, into which nothing can be merged, the second term is 0
+        bound=ABSOLUTE_BOUND + (ROUNDINGS * eps * base_norm / change if change else 0.0),
         function_leak=function_leak,
-        relative_update=relative,
-        norm_ratio=None if now_RD is None or not linear.base_norm else float(now_RD.norm()) / linear.base_norm,
+        relative_update=change / base_norm if base_norm else None,
+        norm_ratio=None if now_RD is None or not base_norm else float(now_RD.norm()) / base_norm,
         saved_leak=None if saved_dtype is None else _saved_leak(bound, start_RD, now_RD, saved_dtype),
+    )
+
+
+def _audit_projector(held: HeldProjector, module: nn.Module, function_leak: float | None) -> AuditRow:
+    """How far a projector went whose function is held: of all its tensors together."""
+    now = {name: gathered(parameter.detach()).double() for name, parameter in module.named_parameters()}
+    change = math.hypot(*(float((now[name] - held.base[name].to(now[name])).norm()) for name in now))
+    start = math.hypot(*(float(held.base[name].double().norm()) for name in now))
+    return AuditRow(
+        name=held.name,
+        rule=held.config.rule(),
+        change_norm=change,
+        function_leak=function_leak,
+        relative_update=change / start,
+        norm_ratio=math.hypot(*(float(value.norm()) for value in now.values())) / start,
     )
 
 
@@ -220,8 +249,10 @@ def _saved_leak(bound: BoundLinear, start: Tensor | None, now: Tensor | None, dt
 
 def _input_leak(bound: BoundLinear, inputs: Mapping[str, Tensor]) -> float | None:
     """E||P_out Delta P_in x||^2 / E||Delta x||^2; None for outputs, without inputs, or with the start unknown."""
+    if bound.linear.side != "in" or bound.linear.name not in inputs:
+        return None
     change_RD = bound.change()
-    if bound.linear.side != "in" or bound.linear.name not in inputs or change_RD is None:
+    if change_RD is None:
         return None
     x_ND = inputs[bound.linear.name].to(change_RD)
     if bound.subspace.width > x_ND.shape[1]:

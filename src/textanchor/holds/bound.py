@@ -14,7 +14,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from textanchor.holds.linear import Block, HeldLinear, laid_out, matrix, matrix_blocks
+from textanchor.holds.linear import Block, HeldLinear, laid_out, matrix, matrix_blocks, start_matrix
+from textanchor.holds.norm_sketch import random_signs
 from textanchor.holds.precision import precise, unrounded
 from textanchor.holds.rules import Reference, change_coordinates, damp_, share_factor
 from textanchor.holds.sharding import gathered, write_back
@@ -54,6 +55,15 @@ class BoundLinear:
     def rebound(self, named: Mapping[str, Tensor]) -> Self:
         """The same rule and reference on other tensors of the same names."""
         return replace(self, tensors=tuple(named[name] for name in self.linear.tensors))
+
+    def with_start(self, named: Mapping[str, Tensor]) -> Self:
+        """The same with all of the start, for the audit, from its tensors by name."""
+        held = self.linear
+        if held.is_lora or self.whole_base() is not None:
+            return self
+        tensors = tuple(named[name].to(self.tensors[0].device) for name in held.tensors)
+        base = start_matrix(tensors, held.side, held.subspace, held.across, held.config)
+        return replace(self, linear=replace(held, base=base))
 
     def gathered(self) -> Self:
         """The same on whole tensors, gathered once; on plain tensors the values themselves."""
@@ -115,7 +125,7 @@ class BoundLinear:
     def _cap_norm(self, cap: float) -> None:
         """Shrink the whole change to ||Delta|| <= cap ||W0||, so that each direction keeps its share of it."""
         change, base_norm = self.change_norm(), self.linear.base_norm
-        assert change is not None and base_norm is not None
+        assert base_norm is not None
         if change > cap * base_norm:
             factor = cap * base_norm / change
             for block, x_RD, base_RD in self.rows(self.whole_base(), self._precise):
@@ -164,16 +174,24 @@ class BoundLinear:
             energy += float(column_energies(part, gram_rr).sum())
         return energy**0.5
 
-    def change_norm(self) -> float | None:
-        """||Delta||_F as it is now; None where only projections of the start are kept."""
-        base = self.whole_base()
-        if base is None and not self.linear.is_lora:
-            return None
+    def change_norm(self) -> float:
+        """||Delta||_F as it is now; estimated where all that is kept of the start is its sketch."""
+        if not self.linear.is_lora and self.whole_base() is None:
+            return self._sketched_norm()
         energy, gram_rr = 0.0, self._gram_rr(self._precise)
-        for _, x_RD, base_RD in self.rows(base, self._precise):
+        for _, x_RD, base_RD in self.rows(self.whole_base(), self._precise):
             change_RD = x_RD if base_RD is None else x_RD - base_RD.to(x_RD)
             energy += float(column_energies(change_RD, gram_rr).sum())
         return energy**0.5
+
+    def _sketched_norm(self) -> float:
+        assert self.linear.base_sketch is not None
+        sketch_RS, energy = self.linear.base_sketch.to(self.tensors[0].device), 0.0
+        signs_DS = random_signs(self.linear.subspace.width, sketch_RS)
+        for _, x_RD, start_RS in self.rows(sketch_RS, self._precise):
+            assert start_RS is not None
+            energy += float((x_RD @ signs_DS - start_RS).square().sum())
+        return (energy / signs_DS.shape[1]) ** 0.5
 
     def change(self) -> Tensor | None:
         """Delta with rows in the filtered space, in float64; None where only projections of the start are kept."""

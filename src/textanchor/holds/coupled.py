@@ -64,10 +64,10 @@ class CoupledLinear(BoundLinear):
 
     def _share(self) -> None:
         assert self.across is not None and self.linear.config.share is not None
-        total = self.change_norm()
-        assert total is not None  # share keeps all of X0
         energies_JK = self._coordinates().square()
-        factor = pair_share_factor(energies_JK, total**2, self.across, self.subspace, self.linear.config.share)
+        factor = pair_share_factor(
+            energies_JK, self.change_norm() ** 2, self.across, self.subspace, self.linear.config.share
+        )
         if factor < 1.0:
             self._damp(factor)
 

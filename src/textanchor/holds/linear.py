@@ -19,6 +19,7 @@ from torch import Tensor
 
 from textanchor.errors import HoldError
 from textanchor.holds.filter import FilterConfig
+from textanchor.holds.norm_sketch import random_signs, saves_memory
 from textanchor.holds.precision import precise
 from textanchor.holds.rules import Reference, decay_factor
 from textanchor.holds.targets import Target, base_hash, norms
@@ -53,6 +54,8 @@ class HeldLinear:
     """Whether the filter is on text space itself, which this linear writes to."""
     base: Tensor | None
     """All of X0 for the audit, where it is small and not the reference already."""
+    base_sketch: Tensor | None
+    """(R, S) products of X0 with random signs (see `norm_sketch.py`), where no more of it is kept."""
     base_hash: str
     """Hash of the weight (and trained bias) before training."""
     base_norm: float | None
@@ -77,7 +80,7 @@ def held_linear(
     is_text_writer: bool,
     keep_base: bool,
 ) -> HeldLinear:
-    """Hold a linear as it is now; `keep_base` keeps its weights for the audit. HoldError where decay is undefined."""
+    """Hold a linear as it is now; `keep_base` keeps its weights whole for the audit. HoldError for undefined decay."""
     base_norm, base_rms = norms(target, parameters)
     if not base_rms and (config.hold == "decay" or config.norm_cap is not None):
         option = "decay" if config.hold == "decay" else "norm_cap"
@@ -87,16 +90,18 @@ def held_linear(
             "norm_cap"
         )
     tensors = tuple(parameters[name].detach() for name in target.tensors)
-    reference = base = None
+    reference = base = base_sketch = None
     if not target.is_lora:
-        x_RD = matrix(tensors, side)
-        if config.target == "remove":
-            x_RD = x_RD - protected(x_RD.to(precise(x_RD.device)), subspace, across).to(x_RD)
+        x_RD = start_matrix(tensors, side, subspace, across, config)
         if across is None:
             reference = Reference.of(x_RD, subspace, needs_all=config.needs_whole_start)
         else:
             reference = Reference.of_pairs(x_RD, across, subspace, needs_all=config.needs_whole_start)
-        base = x_RD if keep_base and not reference.is_full else None
+        if not reference.is_full and (keep_base or not saves_memory(subspace.width, x_RD.dtype)):
+            base = x_RD
+        elif not reference.is_full:
+            wide_RD = x_RD.to(precise(x_RD.device))
+            base_sketch = wide_RD @ random_signs(subspace.width, wide_RD)
     return HeldLinear(
         name=target.name,
         tensors=target.tensors,
@@ -109,10 +114,21 @@ def held_linear(
         reference=reference,
         is_text_writer=is_text_writer,
         base=base,
+        base_sketch=base_sketch,
         base_hash=base_hash(target, parameters),
         base_norm=base_norm,
         base_rms=base_rms,
     )
+
+
+def start_matrix(
+    tensors: tuple[Tensor, ...], side: Side, subspace: Subspace, across: Subspace | None, config: FilterConfig
+) -> Tensor:
+    """X0 of a full weight (and bias) before training: what changes count from."""
+    x_RD = matrix(tensors, side)
+    if config.target == "remove":
+        x_RD = x_RD - protected(x_RD.to(precise(x_RD.device)), subspace, across).to(x_RD)
+    return x_RD
 
 
 def protected(x_RD: Tensor, subspace: Subspace, across: Subspace | None) -> Tensor:

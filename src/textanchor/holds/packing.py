@@ -6,13 +6,14 @@ from typing import Any
 from torch import Tensor
 
 from textanchor.config import from_dict, to_dict
+from textanchor.errors import HoldError
 from textanchor.holds.entries import HeldProjector, HeldTensor
 from textanchor.holds.filter import FilterConfig
 from textanchor.holds.linear import HeldLinear, laid_out
 from textanchor.holds.rules import Reference
 from textanchor.spectral import Subspace
 
-FILTER, REFERENCE, BASE, PROJECTOR = "filter", "reference", "base", "projector"
+FILTER, REFERENCE, BASE, SKETCH, PROJECTOR = "filter", "reference", "base", "sketch", "projector"
 SIMPLE = ("name", "is_lora", "scaling", "side", "is_text_writer", "base_hash", "base_norm", "base_rms")
 
 
@@ -45,6 +46,8 @@ def pack(
             kept[f"{REFERENCE}/{linear.name}"] = linear.reference.values
         if linear.base is not None:
             kept[f"{BASE}/{linear.name}"] = linear.base
+        if linear.base_sketch is not None:
+            kept[f"{SKETCH}/{linear.name}"] = linear.base_sketch
         values["linears"].append(entry)
     if projector is not None:
         entry = {"name": projector.name, "filter": filters.add(projector.subspace)}
@@ -67,6 +70,12 @@ def unpack(values: dict[str, Any], stored: dict[str, Tensor]) -> dict[str, Any]:
         if is_full is not None:
             values = stored[f"{REFERENCE}/{entry['name']}"]
             reference = Reference(laid_out(values, entry["side"]) if is_full else values, is_full)
+        base, base_sketch = (stored.get(f"{place}/{entry['name']}") for place in (BASE, SKETCH))
+        if is_full is False and base is None and base_sketch is None:
+            raise HoldError(
+                f"plan.json: of {entry['name']} nothing is kept that tells how far it moves, as in plans of earlier "
+                "versions; make the plan again on the weights before training, and save it"
+            )
         return HeldLinear(
             **{key: entry[key] for key in SIMPLE},
             tensors=tuple(entry["tensors"]),
@@ -74,7 +83,8 @@ def unpack(values: dict[str, Any], stored: dict[str, Tensor]) -> dict[str, Any]:
             across=None if entry["across"] is None else subspace(entry["across"]),
             config=from_dict(FilterConfig, entry["config"], source="plan.json"),
             reference=reference,
-            base=stored.get(f"{BASE}/{entry['name']}"),
+            base=base,
+            base_sketch=base_sketch,
         )
 
     held, projector = values["projector"], None

@@ -1,13 +1,9 @@
 """What a run did to each trained tensor, beside the rule that it was to keep."""
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from textanchor.holds import AuditRow, audit_plan
-from textanchor.holds.audit import ABSOLUTE_BOUND, ROUNDINGS
 from textanchor.training.method import Attachment
 from textanchor.training.updates import StartWeights, Update
 
@@ -63,8 +59,7 @@ def audit_weights(start: StartWeights, attachment: Attachment) -> tuple[tuple[Te
     moved = {update.name: _Moved.of(update) for update in start.updates()}
     if attachment.plan is None:
         return tuple(_row(name, FREE, entry, None) for name, entry in moved.items()), None
-    report = audit_plan(attachment.plan, start.parts.model, probe=attachment.probe)
-    report = replace(report, rows=tuple(_completed(row, moved) for row in report.rows))
+    report = audit_plan(attachment.plan, start.parts.model, probe=attachment.probe, start=start.full)
     report.require_kept()
     rules = {tensor.name: tensor.rule for tensor in attachment.plan.tensors}
     held = {f"{row.name}.weight": row for row in report.rows}
@@ -84,18 +79,6 @@ class _Moved:
     @classmethod
     def of(cls, update: Update) -> "_Moved":
         return cls(float(update.delta.norm()), update.start_norm, update.norm)
-
-
-def _completed(row: AuditRow, moved: dict[str, _Moved]) -> AuditRow:
-    """The row with its weight leak where the plan alone does not know it (full linears of the language model)."""
-    parts = [moved[name] for name in (f"{row.name}.weight", f"{row.name}.bias") if name in moved]
-    change, start = (math.hypot(*(getattr(part, key) for part in parts)) for key in ("change", "start"))
-    if row.weight_leak is not None or row.protected_norm is None:
-        return row
-    if change == 0:
-        return replace(row, change_norm=0.0, weight_leak=0.0, bound=ABSOLUTE_BOUND)
-    bound = ABSOLUTE_BOUND + ROUNDINGS * torch.finfo(torch.float32).eps * start / change
-    return replace(row, change_norm=change, weight_leak=row.protected_norm / change, bound=bound)
 
 
 def _row(name: str, rule: str, moved: _Moved, held: AuditRow | None) -> TensorAudit:
