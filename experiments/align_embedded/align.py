@@ -25,6 +25,7 @@ from warm_start import fit_feature_statistics, fit_projector_to_names
 
 from textanchor.config import load_config
 from textanchor.data.items import Item, open_image
+from textanchor.data.json_rows import read_rows
 from textanchor.data.tasks import load_items
 from textanchor.files import atomic_directory, atomic_file
 from textanchor.records import environment
@@ -250,8 +251,8 @@ def main() -> None:
     checkpoint, log = args.out / "checkpoint.pt", args.out / "log.jsonl"
     aligner = Aligner(config, args.init_from, is_resumed=checkpoint.exists())
     first = load_checkpoint(aligner, checkpoint) if checkpoint.exists() else 0
-    rows = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
-    log.write_text("".join(row for row in rows if json.loads(row)["step"] < first), encoding="utf-8")
+    rows = [row for _, row in read_rows(log)] if log.exists() else []
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] < first), encoding="utf-8")
     held_out = {
         task: load_items(task, split="validation", num_items=config.monitor_items, seed=config.seed)
         for task in MONITORED
@@ -272,7 +273,7 @@ def main() -> None:
                 "config": dataclasses.asdict(config),
                 "init_from": str(args.init_from) if args.init_from else None,
                 "steps_done": step + 1,
-                "monitor": [json.loads(line) for line in log.read_text().splitlines() if "accuracy" in line],
+                "monitor": [row for _, row in read_rows(log) if "accuracy" in row],
                 "environment": environment(),
             }
             aligner.export(args.export if step + 1 == config.num_steps else args.out / "partial", record)

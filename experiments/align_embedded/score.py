@@ -16,7 +16,7 @@ from textanchor.evaluation.run import evaluate
 from textanchor.evaluation.suite import EvaluationOptions
 from textanchor.evaluation.suites.text import TextSuite
 from textanchor.evaluation.summarise import summarise
-from textanchor.files import read_json, write_json
+from textanchor.files import lines_of, read_json, read_text, write_json
 from textanchor.records import environment
 from textanchor.vlm.embedded import ALIGNMENT_FOLDER, assemble, load_embedded
 
@@ -24,7 +24,7 @@ TASKS = ("existence", "shape", "color", "position", "count", "size", "comparison
 
 
 def wikitext_suite(path: Path, base, *, num_texts: int) -> TextSuite:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = lines_of(read_text(path))
     texts = {f"wikitext-{number}": line.strip() for number, line in enumerate(lines) if len(line) > 400}
     if not texts:
         raise DataError(f"{path}: no line has more than 400 characters; give WikiText-2's test part as plain text")

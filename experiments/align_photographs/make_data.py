@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from textanchor.data.json_rows import read_rows
+
 TASKS = {"voc_objects": ("exist", "animal"), "caltech101": ("object_class",), "flickr8k_1k": ("caption",)}
 MOST_TURNS = {"exist": 3, "animal": 1, "object_class": 1, "caption": 2}
 """Questions of one kind about one image, so that long ones do not fill the training."""
@@ -23,8 +25,7 @@ SEED = 0
 def conversations(folder: Path, tasks: tuple[str, ...], rng: np.random.Generator) -> list[dict]:
     """One conversation for each image, its questions in random order, in LLaVA's format."""
     by_image: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
-    for line in (folder / "data.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for _, row in read_rows(folder / "data.jsonl"):
         if row["split"] == "train" and row["task"] in tasks:
             by_image[row["image"]][row["task"]].append(row)
     found = []

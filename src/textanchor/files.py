@@ -118,16 +118,27 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_bytes(content)
 
 
+def read_text(path: Path | str) -> str:
+    """Content of a UTF-8 file, with or without the mark that Windows editors write; DataError where it is none."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def lines_of(text: str) -> list[str]:
+    r"""The lines of a text, which end with "\n" alone: `splitlines` also breaks at U+2028 and the like, inside of JSON."""
+    return text.removesuffix("\n").split("\n")
+
+
 def read_json(path: Path | str) -> Any:
     """Content of a JSON file; DataError naming file, line and column where it is missing or not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); is this the file you meant?") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
 def _plain(value: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from textanchor import __version__
 from textanchor.config import from_dict, to_dict
 from textanchor.errors import DataError
-from textanchor.files import read_json, write_json
+from textanchor.files import lines_of, read_json, read_text, write_json
 
 FORMAT_VERSION = 1
 RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate", "safetensors", "numpy", "scipy", "pillow")
@@ -150,7 +150,7 @@ def _hardware() -> dict[str, Any]:
 def _processor_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+        for line in lines_of(read_text(cpuinfo)):
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -131,6 +131,28 @@ def test_malformed_rows_stop_or_are_told(llava: tuple[Any, Any], folder: Path, t
     assert len(done.record.extra["malformed_rows"]["mine/naming"]) == 2
 
 
+def test_line_separators_in_ids_and_answers_end_no_line(llava: tuple[Any, Any], folder: Path, tmp_path: Path) -> None:
+    marks = ("\u2028", "\u2029", "\u0085", "\x0b", "\x0c", "\x1c", "\x1e", "\r")
+    rows = [json.loads(line) for line in (folder / "data.jsonl").read_text(encoding="utf-8").split("\n")]
+    for row, mark in zip(rows, marks, strict=False):
+        row["id"] = f"{row['id']}{mark}x"
+        row["question"] += mark
+    (folder / "data.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), "utf-8")
+    for part in llava:
+        part.save_pretrained(tmp_path / "tiny")
+
+    def evaluated(out: str, **baselines: Any) -> Any:
+        quiet = dict(use_cache=False, progress=False)
+        return evaluate_named(tmp_path / "tiny", [f"folder:{folder}"], out=tmp_path / out, **quiet, **baselines)
+
+    first = evaluated("first").record.scores
+    marked = {score.item_id for score in first if any(mark in score.item_id for mark in marks)}
+    assert len(marked) == 6, "the two questions for a caption of one image are one item"
+    assert evaluated("first").record.scores == first, "taken up whole"
+    again = evaluated("second", baselines=[tmp_path / "first"])
+    assert again.retention is not None
+
+
 def test_the_divergence_is_from_the_base_that_is_named(tmp_path: Path) -> None:
     for seed in (0, 1):
         for part in tiny_chat_model("llava", seed=seed):

@@ -363,6 +363,9 @@ def test_damaged_rows_are_named_by_line(tmp_path: Path) -> None:
     (tmp_path / "scores.jsonl").write_text('{"suite": "color"}\n', encoding="utf-8")
     with pytest.raises(TextanchorError, match="line 1"):
         read_scores(tmp_path)
-    (tmp_path / "scores.jsonl").write_text("\n", encoding="utf-8")
+    (tmp_path / "scores.jsonl").write_text("{torn\n", encoding="utf-8")
     with pytest.raises(DataError, match="line 1"):
+        read_scores(tmp_path)
+    (tmp_path / "scores.jsonl").write_text("\n", encoding="utf-8")
+    with pytest.raises(DataError, match="holds no scores"):
         read_scores(tmp_path)

@@ -87,6 +87,12 @@ def test_line_separators_inside_text_do_not_end_a_row(folder):
     assert conversation.turns == (Turn(question="one\u2028two", answer="x\u0085y"),)
 
 
+def test_a_character_of_two_escapes_is_one_character(folder):
+    row = messages(("user", "\U0001f600"), ("assistant", "b"))
+    assert "\\ud83d" in json.dumps(row)
+    assert read(folder, row)[0].turns[0].question == "\U0001f600"
+
+
 def test_a_folder_stands_for_its_data_file(folder):
     row = {"conversations": TURN, "image": "a.png"}
     assert read(folder, row, name="train.json") == read_conversations(folder)
@@ -149,6 +155,9 @@ BAD_ROWS = {
     "roundabout": ({**GOOD, "image": "sub/../../outside.png"}, "leads out of the image folder"),
     "web address": ({**GOOD, "image": "https://example.org/a.png"}, "is no file; download it"),
     "null character": ({**GOOD, "image": "a\u0000.png"}, "is no path"),
+    "half a character": (messages(("user", "a"), ("assistant", "b\ud800")), r"holds \\ud800, one half of a character"),
+    "half an id": ({**GOOD, "id": "\udfff"}, r"holds \\udfff"),
+    "halves in wrong order": (messages(("user", "\ude00\ud83d"), ("assistant", "b")), r"holds \\ude00"),
 }
 
 

@@ -168,15 +168,15 @@ def test_reference_images_of_the_probe_are_others(tmp_path: Path) -> None:
 
 
 def test_texts_come_from_lines_rows_or_the_package(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
+    (tmp_path / "a.txt").write_text("one\n\ntwo\u2028three\r\n", encoding="utf-8")
     (tmp_path / "b.jsonl").write_text('{"text": "three"}\n{"text": "four"}\n')
     (tmp_path / "c.jsonl").write_text('{"words": "three"}\n')
-    assert read_texts(tmp_path / "a.txt", None) == ["one", "two"]
+    assert read_texts(tmp_path / "a.txt", None) == ["one", "two\u2028three"], "one line each"
     assert read_texts(tmp_path / "b.jsonl", 1) == ["three"]
     assert len(read_texts(None, 3)) == 3
     with pytest.raises(DataError, match="2 texts, fewer than num_texts=3"):
         read_texts(tmp_path / "a.txt", 3)
     with pytest.raises(DataError, match=r"c\.jsonl.*expected a row with `text`"):
         read_texts(tmp_path / "c.jsonl", None)
-    with pytest.raises(DataError, match="cannot be read as text"):
+    with pytest.raises(DataError, match="cannot be read"):
         read_texts(tmp_path / "none.txt", None)

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from textanchor.errors import DataError
+from textanchor.files import lines_of, read_text
 
 _ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub")
 COMPOUNDS: dict[str, str | None] = {
@@ -122,7 +123,7 @@ class ObjectVocabulary:
         synonyms: dict[str, tuple[str, ...]] = {}
         if not path.is_file():
             raise DataError(f"{path}: no such vocabulary file; it holds one object per line, `name, synonym, synonym`")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(lines_of(read_text(path)), start=1):
             names = [name for part in line.split(",") if (name := " ".join(_words(part)))]
             if names and names[0] in synonyms:
                 raise DataError(f"{path}, line {number}: the object {names[0]!r} has a line above; join the two")

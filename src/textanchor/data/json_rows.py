@@ -1,16 +1,20 @@
 """Rows of a JSON or JSONL file, each with its place, so that an error can name file and line or record."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from textanchor.errors import DataError
+from textanchor.files import lines_of, read_text
 
 SUFFIXES = (".json", ".jsonl")
 PREFERRED = "data.jsonl"
 MAX_NAMES = 6
+HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+"""Escape of one half of a character beyond U+FFFF; by itself it is in no text that could be tokenized or written."""
 
 
 def data_file(path: Path) -> Path:
@@ -50,33 +54,33 @@ def read_rows(file: Path, problems: list[str] | None = None) -> Iterator[tuple[s
     DataError, naming the place, for a file that cannot be read, text that is not JSON and rows that are no objects;
     with a list of `problems`, what is wrong with single rows is added to it and the row is left out.
     """
-    text = _text(file)
+    text = read_text(file)
+    may_be_halved = HALF_CHARACTER.search(text) is not None
     if text.lstrip().startswith("["):
         for i, row in enumerate(_parsed(str(file), text), start=1):
             with noting(problems):
-                yield _object(f"{file}, record {i}", row)
+                yield _object(f"{file}, record {i}", row, may_be_halved=may_be_halved)
         return
-    # not splitlines: JSON strings may hold U+2028 and other characters that it would break at
-    for i, line in enumerate(text.split("\n"), start=1):
+    for i, line in enumerate(lines_of(text), start=1):
         if line.strip():
             place = f"{file}, line {i}"
             with noting(problems):
-                yield _object(place, _parsed(place, line))
+                yield _object(place, _parsed(place, line), may_be_halved=may_be_halved)
 
 
-def _object(place: str, row: Any) -> tuple[str, dict[str, Any]]:
+def _object(place: str, row: Any, *, may_be_halved: bool) -> tuple[str, dict[str, Any]]:
     if not isinstance(row, dict):
         raise DataError(f"{place}: expected a JSON object, found {json.dumps(row)[:60]}")
+    if may_be_halved:
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise DataError(
+                f"{place}: holds \\u{ord(half):x}, one half of a character that JSON writes as two escapes, so it is no "
+                "text; write the character itself or both halves, or leave the row out"
+            ) from error
     return place, row
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")  # with or without the mark that Windows editors write
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}); check the path") from error
 
 
 def _parsed(place: str, text: str) -> Any:

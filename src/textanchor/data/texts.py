@@ -8,6 +8,7 @@ from typing import Literal
 
 from textanchor.data.json_rows import read_rows
 from textanchor.errors import DataError
+from textanchor.files import lines_of, read_text
 
 GENERATED = Path(__file__).with_name("text") / "generated.jsonl"
 """Made by experiments/align_embedded/generate_texts.py; the topics of "train" and "test" are different."""
@@ -25,7 +26,7 @@ class TextRow:
 
 def load_texts(split: Literal["train", "test"]) -> list[TextRow]:
     """The shipped rows of a split, in file order."""
-    rows = (TextRow(**json.loads(line)) for line in GENERATED.read_text(encoding="utf-8").splitlines())
+    rows = (TextRow(**json.loads(line)) for line in lines_of(read_text(GENERATED)))
     return [row for row in rows if row.split == split]
 
 
@@ -39,13 +40,7 @@ def read_texts(path: Path | None, num_texts: int | None) -> list[str]:
 
 def _texts_of(path: Path) -> Iterator[str]:
     if path.suffix == ".txt":
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read as text ({error.strerror}); check the path") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: cannot be read as text ({error}); save it as UTF-8") from error
-        yield from (line for line in lines if line.strip())
+        yield from (line for line in lines_of(read_text(path)) if line.strip())
         return
     for place, row in read_rows(path):
         if not isinstance(row.get("text"), str):

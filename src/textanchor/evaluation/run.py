@@ -15,6 +15,7 @@ from rich.text import Text
 from torch import nn
 
 from textanchor.config import from_dict, to_dict
+from textanchor.data.json_rows import read_rows
 from textanchor.errors import DataError, OutputError
 from textanchor.evaluation.generated import summarise_generated
 from textanchor.evaluation.identity import answerer_hash
@@ -140,17 +141,11 @@ def _with_cache(options: EvaluationOptions | None) -> EvaluationOptions:
 def read_scores(folder: Path | str) -> list[Score]:
     """The rows of a folder that `evaluate_to_folder` wrote; DataError naming file and line where one is no score."""
     path = Path(folder) / SCORES
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); is this the folder of an evaluation?") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        source = f"{path}, line {number}"
-        try:
-            rows.append(from_dict(Score, json.loads(line), source=source))
-        except json.JSONDecodeError as error:
-            raise DataError(f"{source}: not valid JSON ({error.msg}); evaluate again into an empty folder") from error
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; is this the folder of an evaluation?")
+    rows = [from_dict(Score, row, source=place) for place, row in read_rows(path)]
+    if not rows:
+        raise DataError(f"{path}: holds no scores; evaluate again into an empty folder")
     return rows
 
 

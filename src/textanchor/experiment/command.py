@@ -15,6 +15,7 @@ from textanchor.experiment.code import code_hash
 from textanchor.experiment.reading.pages import PAGE, terminal_tables, write_summary
 from textanchor.experiment.results import FAILED, Results, Status
 from textanchor.experiment.run import run_cell
+from textanchor.files import lines_of
 from textanchor.outputs import adding, claimed, require_free_directory, scratch_directory
 from textanchor.vlm.loading import load_vlm
 
@@ -111,7 +112,7 @@ def _run_all(
         except Exception as error:  # whatever it is, the other cells do not depend on it
             failed += 1
             results.keep_failure(cell, error)
-            say(f"  failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            say(f"  failed: {type(error).__name__}: {lines_of(str(error))[0]}")
             continue
         results.keep(cell, record)
         seconds.append(record.cost["seconds"])
