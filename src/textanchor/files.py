@@ -129,7 +129,7 @@ def read_text(path: Path | str) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    r"""The lines of a text, which end with "\n" alone: `splitlines` also breaks at U+2028 and the like, inside of JSON."""
+    r"""The lines of a text, which end with "\n" alone; `splitlines` also breaks at U+2028 and others, inside of JSON."""
     return text.removesuffix("\n").split("\n")
 
 

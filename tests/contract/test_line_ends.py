@@ -1,4 +1,4 @@
-"""Lines of files end with a line feed alone: `str.splitlines` also breaks at U+2028, U+0085 and others, inside of JSON."""
+"""Lines of files end with a line feed alone: `splitlines` also breaks at U+2028 and others, inside of JSON."""
 
 import ast
 from pathlib import Path

@@ -77,8 +77,8 @@ def _object(place: str, row: Any, *, may_be_halved: bool) -> tuple[str, dict[str
         except UnicodeEncodeError as error:
             half = error.object[error.start]
             raise DataError(
-                f"{place}: holds \\u{ord(half):x}, one half of a character that JSON writes as two escapes, so it is no "
-                "text; write the character itself or both halves, or leave the row out"
+                f"{place}: holds \\u{ord(half):x}, one half of a character that JSON writes as two escapes, so it is "
+                "no text; write the character itself or both halves, or leave the row out"
             ) from error
     return place, row
 
