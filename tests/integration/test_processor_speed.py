@@ -79,7 +79,7 @@ def test_a_run_with_weights_cast_once_is_the_same_run(tmp_path: Path) -> None:
 
 def test_in_float32_there_is_nothing_to_cast(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cast_once has no effect"):
-        run_config(tmp_path / "out", training__cast_once=True)
+        run_config(tmp_path / "out", training__cast_once=True, training__precision="float32")
 
 
 def test_plain_attention_gives_the_gradients_of_the_fused_one(tiny: Any) -> None:
