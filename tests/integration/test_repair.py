@@ -174,8 +174,8 @@ def test_refusals_name_the_way_out(base: Path, tuned: Path, tmp_path: Path) -> N
     quantised = shutil.copytree(tuned, tmp_path / "quantised")
     config = json.loads((quantised / "config.json").read_text())
     (quantised / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
-    refused(quantised, r"the model is quantised.*load it dequantised")
-    with pytest.raises(ta.ModelError, match=rf"^{quantised}.*the model is quantised.*load it dequantised"):
+    refused(quantised, r"says that the model is quantised .*, and its weights are not; remove that entry")
+    with pytest.raises(ta.ModelError, match=rf"^{quantised}.*says that the model is quantised .*remove that entry"):
         ta.repair(tuned, quantised, tmp_path / "out")
     assert not (tmp_path / "out").exists(), "nothing is left behind"
 

@@ -47,6 +47,9 @@ class AdaptedCheckpoint:
         values = self.merged(path)[name]
         return values.reshape(stored.num_rows, stored.row_size)[start:stop]
 
+    def steps(self, name: str, start: int, stop: int) -> None:
+        """None: what PEFT merges is not quantised."""
+
     def is_adapted(self, name: str) -> bool:
         """Whether a tensor is one of a module that the adapter changes, rather than replaced or left."""
         return name in self._module_of

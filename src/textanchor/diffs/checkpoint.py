@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textanchor.diffs.headers import OpenFiles, StoredTensor, read_header
+from textanchor.diffs.headers import DamagedHeaderError, OpenFiles, StoredTensor, read_header
 from textanchor.errors import ModelError
 from textanchor.files import read_json
+from textanchor.holds.bits import dense
 from textanchor.vlm.loading import PICKLE_SUFFIXES
 
 INDEX, ADAPTER_CONFIG, ADAPTER_WEIGHTS = (
@@ -51,14 +52,25 @@ class Checkpoint:
     pickles: tuple[str, ...] = ()
     """Names of pickled weights beside the safetensors, which are not read."""
     memory: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    decoder: Any = field(default=None, repr=False)
+    """Values and steps of quantised weights by name (a `Decoder`), where there are any."""
     _files: OpenFiles = field(default_factory=OpenFiles, repr=False)
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows of one tensor as (stop - start, row size), in the type that it is stored in."""
         stored = self.tensors[name]
+        if stored.quantised:
+            return self.decoder[name].values.reshape(stored.num_rows, stored.row_size)[start:stop]
         if stored.path is not None:
             return self._files.read_rows(stored, start, stop)
         return self.memory[name].detach().reshape(stored.num_rows, stored.row_size)[start:stop].cpu()
+
+    def steps(self, name: str, start: int, stop: int) -> Tensor | None:
+        """How far quantisation may have moved each entry of the same rows; None for a plain tensor."""
+        stored = self.tensors[name]
+        if not stored.quantised:
+            return None
+        return self.decoder[name].steps.expand(stored.shape).reshape(stored.num_rows, stored.row_size)[start:stop]
 
     def whole(self, name: str) -> Tensor:
         """One tensor in its own shape."""
@@ -77,8 +89,21 @@ def checkpoint_of_tensors(tensors: Mapping[str, Tensor], label: str = "state dic
     wrong = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
     if wrong:
         raise ModelError(f"{label}: {wrong[0]!r} is a {type(tensors[wrong[0]]).__name__}, expected a tensor")
-    stored = {name: StoredTensor(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    return Checkpoint(label, stored, memory=dict(tensors))
+    memory = {name: _dense(label, name, tensor) for name, tensor in tensors.items()}
+    stored = {name: StoredTensor(tuple(tensor.shape), tensor.dtype) for name, tensor in memory.items()}
+    return Checkpoint(label, stored, memory=memory)
+
+
+def _dense(label: str, name: str, tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    values = dense(tensor)
+    if values is None:
+        raise ModelError(
+            f"{label}: {name} is quantised ({type(tensor).__name__}), and only its quantiser makes numbers of it; give "
+            "the model as it was before"
+        )
+    return values
 
 
 def open_files(path: Path) -> Checkpoint:
@@ -156,7 +181,7 @@ def _merged(label: str, folder: Path, files: Iterable[Path], pickles: tuple[str,
     for file in files:
         try:
             header = read_header(file)
-        except ModelError:
+        except DamagedHeaderError:
             problems.append(Problem(file.name, "is no safetensors file, or cut off within its header"))
             continue
         tensors |= header.tensors

@@ -39,6 +39,10 @@ class Rows(Protocol):
         """Rows of one tensor as (rows, row size)."""
         ...
 
+    def steps(self, name: str, start: int, stop: int) -> Tensor | None:
+        """How far quantisation may have moved each entry of them; None for a plain tensor."""
+        ...
+
 
 @dataclass(frozen=True)
 class Source:
@@ -55,6 +59,10 @@ class Source:
     def rows(self, start: int, stop: int) -> Tensor:
         """Its rows, as (rows, row size)."""
         return self.checkpoint.rows(self.name, start, stop)
+
+    def steps(self, start: int, stop: int) -> Tensor | None:
+        """How far quantisation may have moved each entry of them; None for a plain tensor."""
+        return self.checkpoint.steps(self.name, start, stop)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +149,7 @@ class _Comparison:
         self.width = min(MAX_RANK + OVERSAMPLING, self.num_rows, self.row_size)
         self.seed = seed
         self.rounding = Rounding(base.stored.dtype, tuned.stored.dtype)
+        self.is_requantised = base.stored.quantised != tuned.stored.quantised
         self.merge = None if expected is None else MergeSums(expected, self.rounding)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -151,6 +160,14 @@ class _Comparison:
             base, tuned = self.base.rows(start, stop), self.tuned.rows(start, stop)
             yield slice(start, stop), base.to(dtype), tuned.to(dtype)
 
+    def _steps(self, rows: slice) -> Tensor | None:
+        """How far quantisation may have moved each entry, where only one of both is quantised or both otherwise."""
+        if not self.is_requantised:
+            return None
+        found = [source.steps(rows.start, rows.stop) for source in (self.base, self.tuned)]
+        first, *others = [steps for steps in found if steps is not None]
+        return sum(others, first)
+
     def run(self) -> Change:
         sums, num_bad, is_rounding = _Sums(), 0, True
         text_KI, sketch_OS, mixing_IS = None, None, self._mixing()
@@ -160,9 +177,11 @@ class _Comparison:
                 continue
             update_RI = tuned_RI - base_RI
             sums.add(base_RI, tuned_RI, update_RI)
-            is_rounding = is_rounding and self.rounding.explains(base_RI, tuned_RI)
+            steps_RI = self._steps(rows)
+            sums.add_steps(steps_RI)
+            is_rounding = is_rounding and self.rounding.explains(base_RI, tuned_RI, steps_RI)
             if self.merge is not None:
-                self.merge.add(rows.start, base_RI, tuned_RI)
+                self.merge.add(rows.start, base_RI, tuned_RI, steps_RI)
             if mixing_IS is not None:
                 if sketch_OS is None:
                     mixing_IS = mixing_IS.to(update_RI)
@@ -202,7 +221,7 @@ class _Comparison:
 
     def _with_rank(self, change: Change, singular_S: Tensor, sums: "_Sums") -> Change:
         count = self.num_rows * self.row_size
-        noise = (self.rounding.unit / 3**0.5) * (sums.tuned / count) ** 0.5
+        noise = ((self.rounding.unit**2 * sums.tuned + sums.steps) / (3 * count)) ** 0.5
         largest = float(singular_S[0])
         from_storing = NOISE_MARGIN * noise * (self.num_rows**0.5 + self.row_size**0.5)
         from_computing = COMPUTED * largest
@@ -222,11 +241,15 @@ class _Sums:
     base: float = 0.0
     tuned: float = 0.0
     update: float = 0.0
+    steps: float = 0.0
 
     def add(self, base: Tensor, tuned: Tensor, update: Tensor) -> None:
         self.base += _energy(base)
         self.tuned += _energy(tuned)
         self.update += _energy(update)
+
+    def add_steps(self, steps: Tensor | None) -> None:
+        self.steps += 0.0 if steps is None else _energy(steps)
 
     def change(self, status: Status) -> Change:
         """The norms as a `Change`."""

@@ -46,7 +46,7 @@ FINDINGS: dict[Severity, tuple[Callable[[Evidence], str | None], ...]] = {
         remarks.pickles_unread,
         remarks.norm_growth,
     ),
-    "note": (remarks.summary, remarks.intruder_dimensions, remarks.unbuilt_tensors),
+    "note": (remarks.summary, remarks.quantised, remarks.intruder_dimensions, remarks.unbuilt_tensors),
 }
 
 

@@ -24,18 +24,31 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E8M0": torch.float8_e8m0fnu,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
     "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "U8": torch.uint8,
+    "C64": torch.complex64,
     "BOOL": torch.bool,
 }
+"""Types of safetensors that are whole bytes; weights of 4- and 6-bit floats are refused by that name."""
+AGAIN = "copy or download it again"
 LENGTH_BYTES = 8
 LARGEST_HEADER = 100_000_000
 """As in safetensors itself."""
 READ_AHEAD_BYTES = 2**24
 """What the system is asked to fetch while a block is computed with."""
+
+
+class DamagedHeaderError(ModelError):
+    """A file's header is cut off, or is none of safetensors."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,8 @@ class StoredTensor:
     path: Path | None = None
     offset: int = 0
     """Of its first byte in the file."""
+    quantised: str = ""
+    """Kind of quantisation that it is decoded from; shape and type are those of the values."""
 
     @property
     def num_rows(self) -> int:
@@ -81,7 +96,7 @@ def read_header(path: Path) -> Header:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         if size < LENGTH_BYTES or not 0 < length <= min(LARGEST_HEADER, size - LENGTH_BYTES):
-            raise ModelError(f"{path}: not a safetensors file, or cut off within its header; copy or download it again")
+            raise DamagedHeaderError(f"{path}: not a safetensors file, or cut off within its header; {AGAIN}")
         text = file.read(length)
     try:
         entries = json.loads(text)
@@ -91,7 +106,7 @@ def read_header(path: Path) -> Header:
             if name != "__metadata__"
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{path}: its safetensors header is damaged ({error}); copy or download it again") from error
+        raise DamagedHeaderError(f"{path}: its safetensors header is damaged ({error}); {AGAIN}") from error
     end = max((tensor.offset + tensor.num_bytes for tensor in tensors.values()), default=size)
     return Header(tensors, max(end - size, 0))
 
@@ -99,7 +114,8 @@ def read_header(path: Path) -> Header:
 def _stored(path: Path, name: str, entry: dict, start: int) -> StoredTensor:
     if entry["dtype"] not in DTYPES:
         raise ModelError(
-            f"{path}: {name} is stored as {entry['dtype']}, which cannot be read; known: {', '.join(DTYPES)}"
+            f"{path}: {name} is quantised, stored as {entry['dtype']}, which is not read; known are "
+            f"{', '.join(DTYPES)}; give the model as it was before it was quantised"
         )
     first, last = entry["data_offsets"]
     tensor = StoredTensor(tuple(entry["shape"]), DTYPES[entry["dtype"]], path, start + first)
@@ -128,7 +144,7 @@ class OpenFiles:
         while done < len(buffer):
             count = file.readinto(buffer[done:])
             if not count:
-                raise ModelError(f"{stored.path}: ends before its last tensor; copy or download it again")
+                raise ModelError(f"{stored.path}: ends before its last tensor; {AGAIN}")
             done += count
         if hasattr(os, "posix_fadvise"):  # not on every system
             os.posix_fadvise(file.fileno(), file.tell(), READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)

@@ -52,15 +52,16 @@ class MergeSums:
         self.times = set(MERGES)
         self.energy = self.along = self.update = self.swallowed = 0.0
 
-    def add(self, start: int, base: Tensor, tuned: Tensor) -> None:
-        """Rows from `start` on, in the base and in the tuned tensor."""
+    def add(self, start: int, base: Tensor, tuned: Tensor, steps: Tensor | None) -> None:
+        """Rows from `start` on, in the base and in the tuned tensor, and how far quantisation may have moved them."""
         update, expected = tuned - base, self.expected.rows(start, start + len(base)).to(base)
         has_stayed = base.to(self.rounding.tuned_dtype).to(tuned) == tuned
         self.energy += _energy(expected)
         self.update += _energy(update)
         self.along += float(expected.flatten() @ update.flatten())
         self.swallowed += _energy(expected * has_stayed)
-        self.times = {times for times in self.times if self._could_be_merged(times, base, tuned, expected)}
+        rest = torch.zeros(()) if steps is None else steps
+        self.times = {times for times in self.times if self._could_be_merged(times, base, tuned, expected, rest)}
 
     def fit(self) -> MergeFit | None:
         """The outcome; None where the adapter asks for nothing."""
@@ -76,7 +77,7 @@ class MergeSums:
             swallowed=self.swallowed,
         )
 
-    def _could_be_merged(self, times: int, base: Tensor, tuned: Tensor, expected: Tensor) -> bool:
+    def _could_be_merged(self, times: int, base: Tensor, tuned: Tensor, expected: Tensor, steps: Tensor) -> bool:
         """Whether `tuned` is base + times * expected up to rounding.
 
         Each merge rounds the sum, and the update, which is a product; the base may be rounded first.
@@ -87,7 +88,7 @@ class MergeSums:
         of_sums = self.rounding.between * base.abs() + (times * roundings * unit + COMPUTED) * size
         mean_size = _mean_size(expected) + (roundings - 1) * _mean_size(base)
         of_products = times * (unit + COMPUTED) * PRODUCT_ROUNDINGS * (expected.abs() + mean_size)
-        return bool(((tuned - target).abs() <= of_sums + of_products + self.rounding.spacing).all())
+        return bool(((tuned - target).abs() <= of_sums + of_products + steps + self.rounding.spacing).all())
 
 
 def _energy(values: Tensor) -> float:

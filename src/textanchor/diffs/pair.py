@@ -20,6 +20,7 @@ from textanchor.diffs.checkpoint import (
 from textanchor.diffs.compare import Source, compare
 from textanchor.diffs.matching import Matching, NamedTensors, match, named_tensors
 from textanchor.diffs.merges import ExpectedUpdate
+from textanchor.diffs.storage import dequantised
 from textanchor.diffs.structure import ALL_LOOKED_FOR, PartNames, Structure
 from textanchor.errors import ConfigError, DataError, ModelError
 from textanchor.vlm.loading import EMBEDDED, HUB_ID, hub_folder, load_vlm
@@ -144,10 +145,10 @@ def _opened(given: Path | Mapping[str, Tensor] | nn.Module, label: str) -> Check
     if isinstance(given, Path):
         if is_adapter_folder(given):
             raise ModelError(f"{given}: holds an adapter, expected the {label}'s weights; give the model's own folder")
-        return open_files(given)
+        return dequantised(open_files(given))
     if isinstance(given, nn.Module):
-        return checkpoint_of_tensors(given.state_dict(), type(given).__name__)
-    return checkpoint_of_tensors(given, f"{label} (state dict)")
+        return dequantised(checkpoint_of_tensors(given.state_dict(), type(given).__name__))
+    return dequantised(checkpoint_of_tensors(given, f"{label} (state dict)"))
 
 
 def _structure(

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from textanchor.diffs.evidence import Evidence, and_more, merged_dtype, swallowed_share, tensors_are, whole_ratio
 from textanchor.diffs.losses import projector_missing, projector_unchanged
+from textanchor.diffs.quantised import FLOAT8
 from textanchor.report.readings import PART_TITLES
 
 NORM_GROWTH = 1.5
 """Times its norm in the base, from which a weight is said to have grown (or, inverted, shrunk)."""
+QUANTISED_KINDS = ("nf4", "fp4", "int8", *(str(dtype).removeprefix("torch.") for dtype in FLOAT8))
 HALF_TYPES = ("bfloat16", "float16")
 SWALLOWED_WARNING = 0.1
 """Share of an adapter's update, from which it is a warning that rounding swallowed it."""
@@ -159,6 +161,15 @@ def summary(evidence: Evidence) -> str:
     types = {(row.base_dtype or "", row.tuned_dtype or "") for row in evidence.rows if row.tuned_dtype}
     clauses += [f"{first} was saved as {second}" for first, second in sorted(types) if first != second]
     return "; ".join(clauses)
+
+
+def quantised(evidence: Evidence) -> str | None:
+    """Sizes of changes between a quantised and another weight hold the quantisation's own error."""
+    rows = [row for row in evidence.changed() if row.base_dtype != row.tuned_dtype]
+    kinds = {kind for row in rows for kind in (row.base_dtype, row.tuned_dtype) if kind in QUANTISED_KINDS}
+    if not kinds:
+        return None
+    return f"the sizes of changes include what the rounding to {' and '.join(sorted(kinds))} makes"
 
 
 def intruder_dimensions(evidence: Evidence) -> str | None:

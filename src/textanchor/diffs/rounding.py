@@ -32,10 +32,12 @@ class Rounding:
         kinds = [torch.finfo(dtype) for dtype in (self.base_dtype, self.tuned_dtype)]
         return max(kind.smallest_normal * kind.eps for kind in kinds)
 
-    def explains(self, base: Tensor, tuned: Tensor) -> bool:
-        """Whether the types alone make the difference between two blocks, entry by entry."""
-        allowed = self.between * torch.maximum(base.abs(), tuned.abs())
-        return self.between > 0 and bool(((tuned - base).abs() <= allowed + self.spacing).all())
+    def explains(self, base: Tensor, tuned: Tensor, steps: Tensor | None) -> bool:
+        """Whether types, and `steps` of quantisation, alone make the difference between two blocks, entry by entry."""
+        if self.between == 0 and steps is None:
+            return False
+        allowed = self.between * torch.maximum(base.abs(), tuned.abs()) + self.spacing
+        return bool(((tuned - base).abs() <= (allowed if steps is None else allowed + steps)).all())
 
 
 def _unit(dtype: torch.dtype) -> float:

@@ -196,7 +196,7 @@ def _intruders(change: Change, base: Source, tuned: Source) -> int | None:
 
 
 def _dtype_name(source: Source) -> str:
-    return str(source.stored.dtype).removeprefix("torch.")
+    return source.stored.quantised or str(source.stored.dtype).removeprefix("torch.")
 
 
 def _anchor(pair: Pair, texts: Sequence[str] | None) -> TextAnchor | None:

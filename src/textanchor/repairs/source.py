@@ -10,6 +10,7 @@ from torch import Tensor
 
 from textanchor.diffs.adapted import AdaptedCheckpoint
 from textanchor.diffs.compare import Source
+from textanchor.diffs.headers import StoredTensor
 from textanchor.diffs.pair import Pair
 from textanchor.diffs.structure import ALL_LOOKED_FOR, PartNames
 from textanchor.errors import ModelError
@@ -41,9 +42,11 @@ class Models:
 
 def open_pair(base: str | Path, tuned: str | Path, names: PartNames = ALL_LOOKED_FOR) -> Pair:
     """Both checkpoints; ModelError where a repair could not be exact: quantised, incomplete, or another model."""
-    for given in (base, tuned):
-        _refuse_quantised(Path(given))
     pair = Pair(base, tuned, names=names)
+    for checkpoint in (pair.base, pair.tuned):
+        _refuse_quantised(checkpoint.label, checkpoint.tensors)
+    for given in (base, tuned):
+        _refuse_stale_settings(Path(given))
     if pair.problems:
         raise ModelError(f"{pair.label}: incomplete: {pair.problems[0]}; copy it again before it is repaired")
     if isinstance(pair.tuned, AdaptedCheckpoint) and (lost := pair.tuned.adapter.unmatched):
@@ -116,11 +119,23 @@ def stored_dtype(pair: Pair) -> torch.dtype:
     return max(sizes, key=lambda dtype: sizes[dtype])
 
 
-def _refuse_quantised(folder: Path) -> None:
+def _refuse_quantised(label: str, tensors: Mapping[str, StoredTensor]) -> None:
+    name = next((name for name, stored in tensors.items() if stored.quantised), None)
+    if name is None:
+        return
+    kind = tensors[name].quantised
+    load = "load it with from_pretrained on a CPU" if kind.startswith("float8") else "call model.dequantize()"
+    raise ModelError(
+        f"{label}: {name} is quantised ({kind}), so it cannot be changed exactly; give the model as it was before, or "
+        f"{load} and write it with save_pretrained(..., save_original_format=False)"
+    )
+
+
+def _refuse_stale_settings(folder: Path) -> None:
     config = folder / "config.json"
     values: Mapping[str, Any] = read_json(config) if config.is_file() else {}
     if values.get("quantization_config"):
         raise ModelError(
-            f"{config}: the model is quantised, so its weights cannot be changed exactly; load it dequantised "
-            "(model.dequantize() after from_pretrained), write it with save_pretrained, and give that folder"
+            f"{config}: says that the model is quantised (quantization_config), and its weights are not; remove that "
+            "entry, so that Transformers loads what the files hold"
         )
