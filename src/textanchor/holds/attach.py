@@ -18,16 +18,16 @@ from textanchor.holds.coupled import FilterCache, bind
 from textanchor.holds.gradients import GradientProjection
 from textanchor.holds.optimizers import (
     groups_by_parameter,
-    inner_optimizer,
     is_skipped,
     require_step_size,
+    stepping_optimizer,
     without_weight_decay,
 )
 from textanchor.holds.packing import PROJECTOR
 from textanchor.holds.penalty import ProjectorPenalty
 from textanchor.holds.plan import HoldPlan, inside_ddp, listed
 from textanchor.holds.precision import unrounded
-from textanchor.holds.sharding import anywhere
+from textanchor.holds.sharding import anywhere, require_all_processes
 from textanchor.vlm.names import base_modules
 
 if TYPE_CHECKING:
@@ -48,15 +48,18 @@ def attach(
 ) -> "HoldHandle":
     """Hold `model` (by default the one planned for) by `plan` after every step of `optimizer`, until `remove()`.
 
-    Call it after model and optimizer are prepared (DDP, accelerate). `reference`: changes count from the weights that
-    the plan was made on ("base") or from those of now ("start"). `state`: what `HoldHandle.state_dict` gave at the
-    checkpoint that is resumed; it brings its own reference. HoldError where a rule cannot keep its promise: a held
-    tensor is not in the optimizer, or is bfloat16 or float16 under exact; a LoRA update does not start at zero; the
-    saved state belongs to another plan or base.
+    Call it after model and optimizer are prepared (DDP, accelerate) and the weights loaded. `reference`: changes count
+    from the weights that the plan was made on ("base") or from those of now ("start"). `state`: what
+    `HoldHandle.state_dict` gave at the checkpoint that is resumed; it brings its own reference. HoldError where a rule
+    cannot keep its promise: the optimizer moves weights outside its step (LOMO), gives others than it trains
+    (schedule-free), or does not have a held tensor; one is bfloat16 or float16 under exact; a LoRA update does not
+    start at zero; the saved state belongs to another plan or base; the launcher's processes know nothing of each other.
     """
+    require_all_processes()
+    stepping = stepping_optimizer(optimizer)
     plan.freeze(model)
-    inner, named = inner_optimizer(optimizer), plan.parameters(model)
-    _check_optimizer(plan, inner, named)
+    named = plan.parameters(model)
+    _check_optimizer(plan, stepping, named)
     cache: FilterCache = {}
     bound = [bind(linear, named, cache) for linear in plan.linears]
     for linear in bound:
@@ -66,18 +69,12 @@ def attach(
         handle.begin()
     else:
         handle.load_state_dict(state)
-    handle.listen(inner)
+    handle.listen(stepping)
     return handle
 
 
 def _check_optimizer(plan: HoldPlan, optimizer: Optimizer, named: Mapping[str, nn.Parameter]) -> None:
-    groups = groups_by_parameter(optimizer)
-    missing = [name for name in plan.trained if id(named[name]) not in groups]
-    if missing:
-        raise HoldError(
-            f"{listed(missing)}: held, but not in the optimizer. Give it the parameters of this model, and attach "
-            "after the model is prepared (DDP, accelerate)"
-        )
+    groups_by_parameter(optimizer, {name: named[name] for name in plan.trained})
     if any(linear.config.hold == "decay" for linear in plan.linears):
         require_step_size(optimizer)
     # under exact the projection undoes what weight decay does to the protected part; a LoRA update decays to its start
@@ -107,8 +104,13 @@ class HoldHandle:
         self.penalty: ProjectorPenalty | None = None
         """The term to add to the loss under hold="penalty"; None otherwise."""
         self._bound = bound
+        self._held = {name: p for b in bound for name, p in zip(b.linear.tensors, b.tensors, strict=True)}
         self._base = {} if plan.projector is None else plan.projector.base
+        self.num_steps = 0
+        """Number of optimizer steps after which it has acted."""
         self._hook: Any = None
+        self._hashes: dict[int, list[list[int]]] = {}
+        """Bits of the linears that had no gradient after any step so far."""
         self._gradients: GradientProjection | None = None
 
     @torch.no_grad()
@@ -134,6 +136,7 @@ class HoldHandle:
 
     def listen(self, optimizer: Optimizer) -> None:
         """From now on act after each step of `optimizer`."""
+        self._hashes = {i: bound.bit_hashes() for i, bound in enumerate(self._bound)}
         self._hook = optimizer.register_step_post_hook(self._after_step)
         projected = [bound for bound in self._bound if bound.linear.config.gradients == "projected"]
         self._gradients = GradientProjection(projected) if projected else None
@@ -143,14 +146,38 @@ class HoldHandle:
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.num_steps += 1
         # what the step left as it was is left so: a rule would act twice on it, or write the rounding of its products
-        groups, skipped = groups_by_parameter(optimizer), is_skipped(optimizer)
-        steps = [groups[id(bound.tensors[0])]["lr"] for bound in self._bound]
-        has_moved = [not skipped and lr != 0 and b.has_gradient for b, lr in zip(self._bound, steps, strict=True)]
-        is_moved = anywhere(torch.tensor(has_moved, dtype=torch.bool), [bound.tensors for bound in self._bound])
+        groups, skipped = groups_by_parameter(optimizer, self._held), is_skipped(optimizer)
+        rates = [groups[id(bound.tensors[0])].get("lr") for bound in self._bound]
+        has_moved = [not skipped and lr != 0 and b.has_gradient for b, lr in zip(self._bound, rates, strict=True)]
+        is_moved = self._anywhere(has_moved)
+        self._require_steps_only(optimizer, is_moved)
         with unrounded(bound.tensors[0] for bound in self._bound):
-            for i in is_moved.nonzero().flatten().tolist():
-                self._bound[i].apply(lr=float(steps[i]))
+            for i in is_moved:
+                self._bound[i].apply(lr=rates[i])
+
+    def _anywhere(self, flags: list[bool]) -> list[int]:
+        """Numbers of the linears whose flag is set in any process."""
+        found = anywhere(torch.tensor(flags, dtype=torch.bool), [bound.tensors for bound in self._bound])
+        return found.nonzero().flatten().tolist()
+
+    def _require_steps_only(self, optimizer: Optimizer, is_moved: list[int]) -> None:
+        """Raise HoldError where a linear moves without ever having a gradient when the step is over.
+
+        A linear that had one once is not looked at again, so that this costs nothing beyond the first steps.
+        """
+        for i in is_moved:
+            self._hashes.pop(i, None)
+        if not self._hashes:
+            return
+        strays = [i in self._hashes and self._hashes[i] != b.bit_hashes() for i, b in enumerate(self._bound)]
+        if moved := [self._bound[i].linear.name for i in self._anywhere(strays)]:
+            raise HoldError(
+                f"{listed(moved)}: moved without a gradient that was there after the step: {type(optimizer).__name__} "
+                "moves weights outside its step (in the backward pass, as LOMO), where no rule can follow, or weights "
+                "were loaded after attach. Use an optimizer that moves them in step(), and attach after loading"
+            )
 
     def audit(
         self, model: nn.Module | None = None, *, probe: "Probe | None" = None, saved_dtype: torch.dtype | None = None

@@ -14,11 +14,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from textanchor.holds.bits import bit_hashes
 from textanchor.holds.linear import Block, HeldLinear, laid_out, matrix, matrix_blocks, start_matrix
 from textanchor.holds.norm_sketch import random_signs
 from textanchor.holds.precision import precise, unrounded
 from textanchor.holds.rules import Reference, change_coordinates, damp_, share_factor
-from textanchor.holds.sharding import gathered, write_back
+from textanchor.holds.sharding import gathered, local, write_back
 from textanchor.spectral import Subspace
 from textanchor.spectral.products import linear
 
@@ -42,6 +43,10 @@ class BoundLinear:
     def has_gradient(self) -> bool:
         """Whether an optimizer has anything to move the held tensors by."""
         return any(tensor.grad is not None for tensor in self.tensors)
+
+    def bit_hashes(self) -> list[list[int]]:
+        """Of each held tensor as this process has it."""
+        return [bit_hashes(local(tensor.detach())) for tensor in self.tensors]
 
     def with_reference(self, values: Tensor, *, is_full: bool) -> Self:
         """The same rule against these reference values: all of X0, or its coordinates."""
@@ -87,13 +92,16 @@ class BoundLinear:
     def _start(self) -> Tensor | None:
         return None if self.reference is None else self.reference.values
 
-    def apply(self, lr: float) -> None:
-        """The rule of this linear, once, after a step of size lr; inside `unrounded`."""
+    def apply(self, lr: float | None) -> None:
+        """The rule of this linear, once, after a step of size lr, which only decay asks for; inside `unrounded`."""
         config, whole = self.linear.config, self.gathered()
         if config.hold == "share":
             whole._share()
+        elif config.hold == "exact":
+            whole._damp(0.0)
         else:
-            whole._damp(0.0 if config.hold == "exact" else self.linear.factor_of_decay(lr))
+            assert lr is not None
+            whole._damp(self.linear.factor_of_decay(float(lr)))
         if config.norm_cap is not None:
             whole._cap_norm(config.norm_cap)
         self._write(whole)

@@ -1,28 +1,91 @@
-"""What a hold needs of an optimizer: the inner one, step sizes, weight decay, and whether a step was left out."""
+"""What a hold needs of an optimizer: a step that moves the weights, its groups, and whether it left a step out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from textanchor.errors import HoldError
+from textanchor.holds.plan import listed
 
 # their lr is scaled by the weights (Adafactor) or by a distance that they estimate, or a line search replaces it
 NOT_STEP_SIZE = ("adafactor", "prodigy", "dadapt", "lbfgs", "rprop")
 
-
-def inner_optimizer(optimizer: Any) -> Optimizer:
-    """The torch optimizer inside accelerate's wrapper, whose step hooks fire; HoldError where there is none."""
-    inner = getattr(optimizer, "optimizer", optimizer)
-    if not isinstance(inner, Optimizer):
-        raise HoldError(f"attach needs a torch optimizer (accelerate may wrap it), found {type(optimizer).__name__}")
-    return inner
+INNER = ("optimizer", "base_optimizer", "base")
+"""Where wrappers keep the optimizer inside: accelerate, DeepSpeed and Lookahead; SAM; schedulefree's wrapper."""
 
 
-def groups_by_parameter(optimizer: Optimizer) -> dict[int, dict[str, Any]]:
-    """id of each parameter -> its group."""
-    return {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+def stepping_optimizer(optimizer: Any) -> Optimizer:
+    """The torch optimizer whose step is the last to move the weights; its hooks fire after each.
+
+    It is inside accelerate's wrapper, and inside SAM, whose own step nobody calls who calls first_step and second_step;
+    of others that wrap an optimizer (Lookahead) it is the outer one. HoldError where there is none, and where weights
+    move outside its step.
+    """
+    for layer in _layers(optimizer):
+        _require_steps_only(layer)
+    for layer in _layers(optimizer):
+        if _has_hooks(layer) and not hasattr(layer, "first_step"):
+            return layer
+    raise HoldError(
+        f"attach needs a torch optimizer, alone or in a wrapper (accelerate, SAM), found {type(optimizer).__name__}"
+    )
+
+
+def _layers(optimizer: Any) -> Iterator[Any]:
+    """An optimizer and those inside it, from the outside in."""
+    while hasattr(optimizer, "param_groups"):
+        yield optimizer
+        inside = (getattr(optimizer, name, None) for name in INNER)
+        optimizer = next((found for found in inside if hasattr(found, "param_groups")), None)
+
+
+def _has_hooks(layer: Any) -> bool:
+    """Whether it is a torch optimizer itself, which accelerate's wrapper only inherits from."""
+    return isinstance(layer, Optimizer) and hasattr(layer, "_optimizer_step_post_hooks")
+
+
+def _require_steps_only(layer: Any) -> None:
+    """Raise HoldError where an optimizer is known by its methods to move weights outside its step."""
+    name = type(layer).__name__
+    if hasattr(layer, "fused_backward"):
+        raise HoldError(
+            f"{name} moves weights inside the backward pass (fused_backward, as LOMO), and no step comes after which a "
+            "rule could act; use an optimizer that has one, such as AdamW or Adafactor, or train LoRA to save memory"
+        )
+    is_wrapper = isinstance(layer, Optimizer) and not _has_hooks(layer)  # accelerate's passes train and eval on
+    if not is_wrapper and any(callable(getattr(layer, mode, None)) for mode in ("train", "eval")):
+        raise HoldError(
+            f"{name} trains one set of weights and gives another one after its eval(), as schedule-free optimizers do: "
+            "a rule after its step holds the first, not the second, which is what is used and saved. Use an optimizer "
+            "without train() and eval(), such as AdamW with a schedule"
+        )
+    if hasattr(layer, "first_step") and not any(_has_hooks(inner) for inner in list(_layers(layer))[1:]):
+        raise HoldError(
+            f"{name} moves weights by first_step and further methods, and has no base_optimizer whose step could be "
+            "watched; use SAM over a base optimizer"
+        )
+
+
+def groups_by_parameter(optimizer: Optimizer, held: Mapping[str, Tensor]) -> dict[int, dict[str, Any]]:
+    """id of each parameter -> its group; HoldError where one that is held has none."""
+    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    missing = [name for name, parameter in held.items() if id(parameter) not in groups]
+    if len(missing) == len(held) > 0:
+        raise HoldError(
+            f"{listed(missing)}: held, but not in the optimizer; {type(optimizer).__name__} has nothing of what is "
+            "held. DeepSpeed's ZeRO (in deepspeed.initialize, also after attach) and FSDP1 put flat copies in the "
+            "place of weights, layer-wise optimizers move each weight by an optimizer of its own, and no rule can "
+            "follow there: train with DDP or FSDP2 (fully_shard) and an optimizer of the weights themselves. Otherwise "
+            "give it the parameters of this model, and attach after the model is prepared (DDP, accelerate)"
+        )
+    if missing:
+        raise HoldError(
+            f"{listed(missing)}: held, but not in the optimizer. Give it the parameters of this model, and attach "
+            "after the model is prepared (DDP, accelerate)"
+        )
+    return groups
 
 
 def require_step_size(optimizer: Optimizer) -> None:

@@ -4,6 +4,7 @@ Every process then works out the same rule on the same numbers, so any rule and 
 process gives. All of it is collective: every process must come here for the same tensors in the same order.
 """
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -11,10 +12,30 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from textanchor.errors import HoldError
+
+
+def require_all_processes() -> None:
+    """Raise HoldError where a launcher started several processes and this one does not know of the others."""
+    launched = os.environ.get("WORLD_SIZE", "1")
+    joined = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if launched.isdecimal() and joined < int(launched):
+        raise HoldError(
+            f"the launcher started {launched} processes (WORLD_SIZE), and this one trains in a group of {joined}: each "
+            "would train a model of its own, and all would write to one place. On a CPU accelerate and the Trainer "
+            "join them only with cpu=True (use_cpu=True), and not under FSDP; start one process, join them by "
+            "torch.distributed.init_process_group, or unset WORLD_SIZE where they are meant to be apart"
+        )
+
 
 def gathered(tensor: Tensor) -> Tensor:
     """All of a sharded parameter, as a copy; a plain one itself."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a sharded parameter; a plain one itself."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def write_back(whole: Tensor, tensor: Tensor) -> None:

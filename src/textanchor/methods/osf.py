@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from textanchor.errors import ConfigError, ModelError
-from textanchor.holds.optimizers import inner_optimizer
+from textanchor.holds.optimizers import stepping_optimizer
 from textanchor.training.adapters import AdapterTargets
 from textanchor.training.config import PartConfig, PartName, PartsConfig
 from textanchor.training.method import AbstractMethod, Attachment, Needs
@@ -106,7 +106,7 @@ class StepProjection(TrainerCallback):
             for layer in layers:
                 remove_frozen_directions(layer)
 
-        self._hook = inner_optimizer(optimizer).register_step_post_hook(after_step)
+        self._hook = stepping_optimizer(optimizer).register_step_post_hook(after_step)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Stop."""
