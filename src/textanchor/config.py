@@ -6,7 +6,7 @@ these. A whole number is taken for a float; true is never taken for 1. Relative 
 
 import dataclasses
 import difflib
-import re
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,10 +16,12 @@ from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
-from textanchor.errors import ConfigError, TextanchorError
-from textanchor.files import write_text
+from textanchor.errors import ConfigError, TextanchorError, shown
+from textanchor.files import HALF_CHARACTER, MOST_LEVELS, write_text
+from textanchor.strict_yaml import parse_yaml, read_yaml, to_yaml
 
 T = TypeVar("T")
+LARGEST_INTEGER = 2**63 - 1
 
 
 def load_config(cls: type[T], path: Path | str, overrides: Sequence[str] = ()) -> T:
@@ -30,68 +32,62 @@ def load_config(cls: type[T], path: Path | str, overrides: Sequence[str] = ()) -
     return from_dict(cls, mapping, source=str(path))
 
 
-def read_yaml(path: Path | str) -> dict[str, Any]:
-    """The mapping that a YAML file holds; ConfigError naming file and line where it is not one."""
-    try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}{line}: not valid YAML ({error.problem})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected `key: value` lines, found a {type(content).__name__}")
-    return content
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice (PyYAML keeps the last) and reads 1e-3 as a number (YAML 1.1: a string)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key_node.value!r} is given twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-class _StrictDumper(yaml.SafeDumper):
-    """YAML with the text "1e-3" in quotes, because `_StrictLoader` would read it as a number."""
-
-
-for _side in (_StrictLoader, _StrictDumper):
-    _side.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-    )
-
-
 def _apply_override(mapping: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"override {override!r}: expected key=value, with dots for nested keys (optimizer.lr=1e-3)")
+        raise ConfigError(
+            f"override {shown(override)}: expected key=value, with dots for nested keys (optimizer.lr=1e-3)"
+        )
     try:
-        value = yaml.load(text, Loader=_StrictLoader)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
+        why = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
+        raise ConfigError(f"override {shown(override)}: the value is not valid YAML ({why})") from error
     for i, key in enumerate(keys[:-1]):
-        inner = mapping.setdefault(key, {})
+        inner = mapping.get(key, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"override {override!r}: {'.'.join(keys[: i + 1])} has no keys of its own")
-        mapping = inner
+            raise ConfigError(f"override {shown(override)}: {'.'.join(keys[: i + 1])} has no keys of its own")
+        mapping[key] = dict(inner)  # a copy: an alias elsewhere in the file is the same object
+        mapping = mapping[key]
     mapping[keys[-1]] = value
 
 
 def from_dict(cls: type[T], mapping: Mapping[str, Any], source: str = "configuration") -> T:
     """A `cls` from exactly the keys of `mapping`; ConfigError naming source, key, what was expected and found."""
+    _require_recordable(mapping, source)
     return _build(cls, mapping, source, "")
+
+
+def _require_recordable(value: Any, source: str) -> None:
+    """ConfigError where something in `value` has no place in the record of a run, whatever the type of its field."""
+    level = [("", value)]
+    for _ in range(MOST_LEVELS):
+        for place, entry in level:
+            if expected := _expected_instead(entry):
+                raise _wrong(source, place, expected, entry)
+        level = [inner for place, entry in level for inner in _entries(place, entry)]
+        if not level:
+            return
+    raise ConfigError(f"{source}: nested deeper than {MOST_LEVELS} levels, at {shown(level[0][0])}")
+
+
+def _expected_instead(value: Any) -> str | None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        return "a number of 64 bits"
+    if isinstance(value, str) and HALF_CHARACTER.search(value):
+        return "text without halves of characters"
+    return None
+
+
+def _entries(place: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [(_join(place, key), inner) for key, entry in value.items() for inner in (key, entry)]
+    if isinstance(value, list | tuple):
+        return [(f"{place}[{i}]", entry) for i, entry in enumerate(value)]
+    return []
 
 
 def _build(cls: type[T], mapping: Any, source: str, place: str) -> T:
@@ -100,7 +96,7 @@ def _build(cls: type[T], mapping: Any, source: str, place: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # pyright: ignore[reportArgumentType]
     for key in mapping:
         if key not in fields:
-            raise ConfigError(f"{source}: unknown key {_join(place, key)!r}{_nearest(key, fields)}")
+            raise ConfigError(f"{source}: unknown key {shown(_join(place, key))}{_nearest(key, fields)}")
     missing = [name for name, field in fields.items() if name not in mapping and _is_required(field)]
     if missing:
         raise ConfigError(f"{source}: the key {_join(place, missing[0])!r} is missing ({cls.__name__} needs it)")
@@ -173,7 +169,7 @@ def _convert_container(expected: Any, value: Any, source: str, place: str) -> An
 
 def _convert_scalar(expected: Any, value: Any, source: str, place: str) -> Any:
     if expected is Path and isinstance(value, str | Path):
-        return Path(value).expanduser()
+        return _path(value, source, place)
     if expected is float and type(value) is int:
         return float(value)
     if expected not in (bool, int, float, str, Path):
@@ -183,8 +179,17 @@ def _convert_scalar(expected: Any, value: Any, source: str, place: str) -> Any:
     return value
 
 
+def _path(value: str | Path, source: str, place: str) -> Path:
+    if "\0" in str(value):
+        raise _wrong(source, place, "a path, which holds no null character", value)
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise _wrong(source, place, "a path; nobody of that name has a home folder here", value) from error
+
+
 def _wrong(source: str, place: str, expected: str, value: Any, hint: str = "") -> ConfigError:
-    found = "nothing" if value is None else f"{value!r} ({type(value).__name__})"
+    found = "nothing" if value is None else f"{shown(value)} ({type(value).__name__})"
     return ConfigError(f"{source}: {place or 'the whole'}: expected {expected}, found {found}{hint}")
 
 
@@ -222,5 +227,4 @@ def to_dict(obj: Any) -> Any:
 
 def save_config(obj: Any, path: Path | str) -> None:
     """Write a dataclass as YAML that `load_config` reads back to an equal one."""
-    text = yaml.dump(to_dict(obj), Dumper=_StrictDumper, sort_keys=False, allow_unicode=True)
-    write_text(path, text)
+    write_text(path, to_yaml(to_dict(obj)))

@@ -1,5 +1,22 @@
 """The errors that textanchor raises on purpose: one paragraph naming the place, what was expected and the way out."""
 
+from reprlib import Repr
+from typing import Any
+
+MOST_SHOWN = 80
+MOST_DIGITS = 300
+_SHORT = Repr()
+_SHORT.maxlevel = _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 10
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 2 * MOST_SHOWN
+
+
+def shown(value: Any) -> str:
+    """The value as an error shows it, cut to 80 characters."""
+    if isinstance(value, int) and abs(value) >= 10**MOST_DIGITS:
+        return f"a whole number of more than {MOST_DIGITS} digits"  # Python writes none of several thousand
+    text = _SHORT.repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
+
 
 class TextanchorError(Exception):
     """A mistake the user can mend; the command line prints it without a traceback and ends with exit code 2."""

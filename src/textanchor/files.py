@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +19,12 @@ CACHE_VARIABLE = "TEXTANCHOR_CACHE"
 OTHER_CACHE = f"or set {CACHE_VARIABLE} to a folder that can be written"
 """Way out where the cache cannot be."""
 SEAL = "seal"
+MOST_LEVELS = 50
+"""Of values in values in a file; more is a slip, and what walks through it would run out of stack."""
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""One half of a character beyond U+FFFF; by itself it is in no text that could be tokenized or written."""
+ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""What JSON writes for a half; two of them make a character."""
 
 
 @contextmanager
@@ -129,16 +136,43 @@ def read_text(path: Path | str) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    r"""The lines of a text, which end with "\n" alone; `splitlines` also breaks at U+2028 and others, inside of JSON."""
+    r"""The lines of a text, which end with "\n" alone; `splitlines` also breaks at U+2028 and others in JSON."""
     return text.removesuffix("\n").split("\n")
 
 
 def read_json(path: Path | str) -> Any:
     """Content of a JSON file; DataError naming file, line and column where it is missing or not JSON."""
+    text = read_text(path)
+    content = parse_json(str(path), text)
+    if ESCAPED_HALF.search(text):
+        require_whole_characters(str(path), content)
+    level = [content]
+    for _ in range(MOST_LEVELS):
+        lists = (value.values() if isinstance(value, dict) else value for value in level)
+        level = [entry for values in lists for entry in values if isinstance(entry, dict | list)]
+    if level:
+        raise DataError(f"{path}: nested deeper than {MOST_LEVELS} levels; check the path")
+    return content
+
+
+def parse_json(place: str, text: str) -> Any:
+    """What a JSON text stands for; DataError naming its place where it is none."""
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from error
+        line = f", line {error.lineno}" if "\n" in text else ""
+        raise DataError(f"{place}{line}, column {error.colno}: not valid JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+        raise DataError(f"{place}: JSON that cannot be read ({error})") from error
+
+
+def require_whole_characters(place: str, content: Any) -> None:
+    """DataError where a text in JSON `content` holds half of a character, which could not be written."""
+    if found := HALF_CHARACTER.search(json.dumps(content, ensure_ascii=False)):
+        raise DataError(
+            f"{place}: holds \\u{ord(found[0]):x}, one half of a character that JSON writes as two escapes, so it is "
+            "no text; write the character itself or both halves, or leave it out"
+        )
 
 
 def _plain(value: Any) -> str:

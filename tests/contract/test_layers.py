@@ -10,8 +10,9 @@ import pytest
 from helpers.imports import Import, imports_of, module_files
 
 PACKAGE = "textanchor"
+GROUND = ("errors", "outputs", "files", "bounds", "strict_yaml", "config", "records", "stats", "fetch")
 LAYERS = {
-    **dict.fromkeys(("errors", "outputs", "files", "config", "records", "stats", "fetch"), 0),
+    **dict.fromkeys(GROUND, 0),
     **dict.fromkeys(("spectral", "report"), 1),
     **dict.fromkeys(("vlm", "data", "geometry"), 2),
     "holds": 3,
@@ -27,7 +28,7 @@ LAYERS = {
 HEAVY = {"torch", "transformers", "peft", "accelerate", "safetensors", "matplotlib", "scipy", "sklearn", "skimage"}
 FRAMEWORKS = {"transformers", "peft", "accelerate"}
 FORBIDDEN = {
-    **dict.fromkeys(("errors", "outputs", "files", "config", "records", "stats", "fetch"), HEAVY),
+    **dict.fromkeys(GROUND, HEAVY),
     **dict.fromkeys(("spectral", "geometry"), FRAMEWORKS),
     "report": {"torch", "safetensors"} | FRAMEWORKS,
     "data": {"torch", "safetensors"} | FRAMEWORKS,

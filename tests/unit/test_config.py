@@ -1,3 +1,4 @@
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,14 @@ class Config:
     keep: int | float | None = None
     extra: Any = None
     made: int = field(default=0, init=False)
+
+
+BOMB = "a0: &a0 [" + "x, " * 9 + "]\n" + "".join(
+    f"a{i}: &a{i} [" + f"*a{i - 1}, " * 9 + "]\n" for i in range(1, 12)
+)  # fmt: skip
+MERGED_BOMB = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{i}: &a{i}\n  <<: [" + f"*a{i - 1}, " * 40 + "]\n" for i in range(1, 12)
+)  # fmt: skip
 
 
 def test_everything_is_read(tmp_path: Path) -> None:
@@ -88,12 +97,33 @@ def test_whole_numbers_become_floats() -> None:
         ({"name": "a", "parts": {"llm": {"lr": "x"}}}, r"parts\.llm\.lr: expected a number"),
         ({"name": "a", "parts": [1]}, r"parts: expected a mapping"),
         ({"name": "a", "keep": "x"}, r"keep: expected a whole number or a number or nothing, found 'x'"),
+        ({"name": "a", "steps": 2**63}, r"steps: expected a number of 64 bits, found 9223372036854775808"),
+        (
+            {"name": "a", "extra": [10**400]},
+            r"extra\[0\]: expected a number of 64 bits, found a whole number of more than",
+        ),
+        ({"name": "a", "optimizer": {"lr": 10**400}}, r"optimizer\.lr: expected a number of 64 bits"),
+        ({"name": "a", "optimizer": {"lr": math.nan}}, r"optimizer\.lr: expected a finite number, found nan"),
+        ({"name": "a", "extra": {"b": -math.inf}}, r"extra\.b: expected a finite number, found -inf"),
+        ({"name": "\ud800"}, r"name: expected text without halves of characters"),
+        ({"name": "a", "output": "a\0b"}, r"output: expected a path, which holds no null character"),
+        ({"name": "a", "output": "~nobody-here/b"}, r"output: expected a path; nobody of that name has a home"),
+        ({"name": "a" * 1000, "steps": "b" * 1000}, r"^f: steps: expected a whole number, found 'bbb[^\n]{50,100}$"),
         ([], r"^f: the whole: expected the keys of Config, found \[\] \(list\)$"),
     ],
 )
 def test_errors_name_source_key_expected_and_found(mapping: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         from_dict(Config, mapping, source="f")
+
+
+@pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: {"a": v}, lambda v: (v,)], ids=["list", "dict", "tuple"])
+def test_values_in_values_are_bounded(wrap: Any) -> None:
+    value: Any = 1
+    for _ in range(2000):
+        value = wrap(value)
+    with pytest.raises(ConfigError, match="nested deeper than 50 levels, at 'extra"):
+        from_dict(Config, {"name": "a", "extra": value}, source="f")
 
 
 def test_home_folder_is_written_as_shells_do() -> None:
@@ -131,6 +161,13 @@ def test_overrides(tmp_path: Path) -> None:
         ("name.first=3", "name has no keys of its own"),
         ("name=[", "the value is not valid YAML"),
         ("stepz=3", "did you mean 'steps'"),
+        ("steps=" + "9" * 6000, "override 'steps=999.*: the value is not valid YAML"),
+        ("steps=0x" + "f" * 6000, "steps: expected a number of 64 bits"),
+        ("optimizer.lr=.inf", r"optimizer\.lr: expected a finite number"),
+        ("extra={1: 2}", r"the key '1' is not read as text; put it in quotes"),
+        ("extra=" + "[" * 3000, "more than 50 levels"),
+        ("extra." + "a." * 3000 + "b=1", "nested deeper than 50 levels"),
+        ("extra=!!set {a, b}", "could not determine a constructor"),
     ],
 )
 def test_wrong_overrides(tmp_path: Path, override: str, message: str) -> None:
@@ -147,12 +184,49 @@ def test_wrong_overrides(tmp_path: Path, override: str, message: str) -> None:
         ("- a\n", "expected `key: value` lines, found a list"),
         ("", "the key 'name' is missing"),
         ("name: !!python/object:os.system x\n", "not valid YAML"),
+        ("name: a\n? [b, c]\n: 1\n", r"c\.yaml, line 2: .*is not read as text"),
+        ("name: a\nextra: {on: 1}\n", r"c\.yaml, line 2: .*the key 'on' is not read as text; put it in quotes"),
+        ("name: a\nextra: {~: 1}\n", r"c\.yaml, line 2: .*is not read as text"),
+        ("name: a\nextra: {2.5: 1}\n", r"c\.yaml, line 2: .*'2.5' is not read as text"),
+        ("name: a\nextra: " + "[" * 3000 + "]" * 3000, r"c\.yaml, line 2: .*more than 50 levels"),
+        ("name: a\nextra: " + "{a: " * 3000 + "}" * 3000, r"c\.yaml, line 2: .*more than 50 levels"),
+        ("- " * 3000, r"c\.yaml, line 1: .*more than 50 levels"),
+        ("name: a\nsteps: " + "9" * 6000, r"c\.yaml, line 2: .*'999.* cannot be read"),
+        ("name: a\nsteps: !!int ''\n", r"c\.yaml, line 2: .*'' cannot be read"),
+        ("name: a\nfast: !!bool maybe\n", r"c\.yaml, line 2: .*'maybe' cannot be read"),
+        ("name: a\nextra: &x [*x]\n", r"c\.yaml, line 2: .*\*x is inside of what it names"),
+        ("name: a\nsteps: 1e999\n", "steps: expected a whole number|steps: expected a finite number"),
+        ('name: "\\uD800"\n', "name: expected text without halves"),
+        ("name: " + "a" * 2**20, "more than 1,048,576 bytes"),
+        (BOMB, r"c\.yaml, line 6: .*more than 50 levels, or 100,000 values"),
+        (MERGED_BOMB, r"c\.yaml, line 7: .*more than 50 levels, or 100,000 values"),
     ],
 )
 def test_wrong_yaml(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config(Config, tmp_path / "c.yaml")
+
+
+def test_anchors_merged_keys_and_dates_are_read(tmp_path: Path) -> None:
+    """A date is text, as a name of a folder; a merged mapping may be merged again before it is read itself."""
+    text = "name: 2024-01-01\nextra:\n  a: {inner: {b: &b {<<: &c {x: 1, y: 1}, x: 2}}}\n  d: {<<: *b, y: 3}\n  e: *c\n"
+    (tmp_path / "c.yaml").write_text(text)
+    config = load_config(Config, tmp_path / "c.yaml")
+    assert config.name == "2024-01-01"
+    assert config.extra == {"a": {"inner": {"b": {"x": 2, "y": 1}}}, "d": {"x": 2, "y": 3}, "e": {"x": 1, "y": 1}}
+
+
+def test_an_override_changes_one_place_of_an_aliased_mapping(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("name: a\nparts: {x: &o {lr: 1}, y: *o}\n")
+    config = load_config(Config, tmp_path / "c.yaml", ["parts.x.lr=2"])
+    assert (config.parts["x"].lr, config.parts["y"].lr) == (2, 1)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no such device here")
+def test_a_file_without_end_is_refused() -> None:
+    with pytest.raises(ConfigError, match="/dev/zero: more than 1,048,576 bytes"):
+        load_config(Config, "/dev/zero")
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_absolute_path_and_link_out_of_the_folder(folder):
     [
         (b'{"a": 1}\n{"a": \n', r"rows.jsonl, line 2, column \d+: not valid JSON"),
         (b'[{"a": 1},\n {"a" 1}]', r"rows.jsonl, line 2, column \d+: not valid JSON"),
-        (b'"text"', r"line 1: expected a JSON object, found \"text\""),
+        (b'"text"', r"line 1: expected a JSON object, found 'text'"),
         (b"\xff\xfe", "not UTF-8 text"),
         (b"[" * 100_000, "JSON that cannot be read"),
     ],

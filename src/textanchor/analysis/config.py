@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from textanchor.errors import ConfigError
+from textanchor.bounds import MOST_STEPS, require_range, require_seed
 
 LEAST_IMAGES = 20
 """One image for each fold of the jackknife."""
@@ -35,10 +35,8 @@ class MeasureConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_images", "num_texts"):
-            if (value := getattr(self, name)) < LEAST_IMAGES:
-                raise ConfigError(f"{name} must be at least {LEAST_IMAGES}, one for each fold, found {value}")
-        for name in ("tuning_steps", "gallery_images"):
-            if (value := getattr(self, name)) < 0:
-                raise ConfigError(f"{name} must be at least 0, found {value}")
-        if self.max_text_tokens < 2:
-            raise ConfigError(f"max_text_tokens must be at least 2: the first is not measured, {self.max_text_tokens}")
+            require_range(name, getattr(self, name), least=LEAST_IMAGES, why="one for each fold")
+        require_range("tuning_steps", self.tuning_steps, least=0, most=MOST_STEPS)
+        require_range("gallery_images", self.gallery_images, least=0)
+        require_range("max_text_tokens", self.max_text_tokens, least=2, why="the first is not measured")
+        require_seed(self.seed)

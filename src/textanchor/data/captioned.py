@@ -13,6 +13,7 @@ import numpy as np
 from textanchor.data.items import ImageSource
 from textanchor.data.json_rows import data_file, image_path, read_rows, text_of, texts_of
 from textanchor.data.scenes import draw_scene
+from textanchor.data.tasks import require_drawable
 from textanchor.errors import DataError
 
 SCENES = "scenes"
@@ -36,6 +37,7 @@ def load_captioned(source: str | Path, *, num_images: int, seed: int = 0) -> lis
     DataError names file and line for rows that cannot be used, and a folder without any image.
     """
     if str(source) == SCENES:
+        require_drawable(num_images)
         scenes = (draw_scene(SCENE_SEED + 1_000_000 * seed + i) for i in range(num_images))
         return [
             CaptionedImage(id=f"scene-{s.seed}", image=s.image(), captions=(f"There is {s.caption()}.",))

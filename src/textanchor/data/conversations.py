@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from textanchor.data.items import PLACEHOLDER, Conversation, Turn
-from textanchor.data.json_rows import data_file, image_path, noting, read_rows, shown
-from textanchor.errors import DataError
+from textanchor.data.json_rows import data_file, image_path, noting, read_rows
+from textanchor.errors import DataError, shown
 
 ROLES = {
     "human": "user",

@@ -10,8 +10,8 @@ from typing import Any
 
 from textanchor.data.conversations import conversation, is_conversation
 from textanchor.data.items import PLACEHOLDER, Conversation, Item
-from textanchor.data.json_rows import data_file, image_path, noting, read_rows, shown, text_of, texts_of
-from textanchor.errors import DataError
+from textanchor.data.json_rows import data_file, image_path, noting, read_rows, text_of, texts_of
+from textanchor.errors import DataError, shown
 
 DEFAULT_TASK = "questions"
 

@@ -1,20 +1,16 @@
 """Rows of a JSON or JSONL file, each with its place, so that an error can name file and line or record."""
 
-import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from textanchor.errors import DataError
-from textanchor.files import lines_of, read_text
+from textanchor.errors import DataError, shown
+from textanchor.files import ESCAPED_HALF, lines_of, parse_json, read_text, require_whole_characters
 
 SUFFIXES = (".json", ".jsonl")
 PREFERRED = "data.jsonl"
 MAX_NAMES = 6
-HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
-"""Escape of one half of a character beyond U+FFFF; by itself it is in no text that could be tokenized or written."""
 
 
 def data_file(path: Path) -> Path:
@@ -55,7 +51,7 @@ def read_rows(file: Path, problems: list[str] | None = None) -> Iterator[tuple[s
     with a list of `problems`, what is wrong with single rows is added to it and the row is left out.
     """
     text = read_text(file)
-    may_be_halved = HALF_CHARACTER.search(text) is not None
+    may_be_halved = ESCAPED_HALF.search(text) is not None
     if text.lstrip().startswith("["):
         for i, row in enumerate(_parsed(str(file), text), start=1):
             with noting(problems):
@@ -70,30 +66,18 @@ def read_rows(file: Path, problems: list[str] | None = None) -> Iterator[tuple[s
 
 def _object(place: str, row: Any, *, may_be_halved: bool) -> tuple[str, dict[str, Any]]:
     if not isinstance(row, dict):
-        raise DataError(f"{place}: expected a JSON object, found {json.dumps(row)[:60]}")
+        raise DataError(f"{place}: expected a JSON object, found {shown(row)}")
     if may_be_halved:
-        try:
-            json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            half = error.object[error.start]
-            raise DataError(
-                f"{place}: holds \\u{ord(half):x}, one half of a character that JSON writes as two escapes, so it is "
-                "no text; write the character itself or both halves, or leave the row out"
-            ) from error
+        require_whole_characters(place, row)
     return place, row
 
 
 def _parsed(place: str, text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = f", line {error.lineno}" if "\n" in text else ""
-        raise DataError(
-            f"{place}{line}, column {error.colno}: not valid JSON ({error.msg}); expected one JSON array of objects "
-            "in the file, or one whole object on each line"
-        ) from error
-    except (ValueError, RecursionError) as error:  # an absurdly long number, absurdly deep brackets
-        raise DataError(f"{place}: JSON that cannot be read ({error}); mend or remove this part") from error
+        return parse_json(place, text)
+    except DataError as error:
+        way_out = "expected one JSON array of objects in the file, or one whole object on each line"
+        raise DataError(f"{error}; {way_out}") from error
 
 
 def image_path(place: str, name: str, folder: Path) -> Path:
@@ -130,9 +114,3 @@ def texts_of(place: str, row: dict[str, Any], key: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
         raise DataError(f"{place}, key {key!r}: expected a list of texts, found {shown(values)}")
     return tuple(value.strip() for value in values)
-
-
-def shown(value: Any) -> str:
-    """The value as an error shows it: cut to 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

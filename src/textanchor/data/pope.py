@@ -9,9 +9,9 @@ from typing import Any
 
 from textanchor.data.hallucination import STRATEGIES, Strategy, ask_about_objects
 from textanchor.data.items import ImageSource, Item
-from textanchor.data.json_rows import SUFFIXES, image_path, noting, read_rows, shown
+from textanchor.data.json_rows import SUFFIXES, image_path, noting, read_rows
 from textanchor.data.scenes import with_article
-from textanchor.errors import DataError
+from textanchor.errors import DataError, shown
 
 YES_NO = ("yes", "no")
 UNNAMED = "questions"

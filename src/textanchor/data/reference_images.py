@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from textanchor.bounds import require_range
 from textanchor.data.folder import read_items
 from textanchor.data.items import Item, open_image
 from textanchor.data.tasks import load_items
@@ -42,8 +43,7 @@ class ReferenceImages:
             )
         if (self.task is not None) + bool(self.tasks) + (self.path is not None) + (self.folder is not None) != 1:
             raise ConfigError("give exactly one of task, tasks, path and folder for the reference images")
-        if self.num_images < 1:
-            raise ConfigError(f"num_images must be at least 1, found {self.num_images}")
+        require_range("num_images", self.num_images, least=1)
 
     def for_anchor(self) -> list[Image.Image]:
         """The images that the anchor is fitted on; DataError where there are too few."""

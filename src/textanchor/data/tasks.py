@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from textanchor.bounds import MOST_DRAWN, require_range
 from textanchor.data import digits, easy_vqa
 from textanchor.data.balance import balanced as in_balance
 from textanchor.data.items import Conversation, Item, Turn
@@ -31,6 +32,11 @@ def drawn_seeds(split: Split, seed: int) -> Iterator[int]:
     """Seeds of the drawn images of a split, in the order in which all drawn tasks use them."""
     start = FIRST_SEED[split] + 1_000_000 * seed
     return iter(range(start, start + 1_000_000))
+
+
+def require_drawable(num_items: int) -> None:
+    """ConfigError where so many items, each with its image, would fill memory or take for ever to draw."""
+    require_range("the number of items that are drawn", num_items, least=0, most=MOST_DRAWN)
 
 
 def _shuffled(indices: Iterable[int], split: Split, seed: int) -> Iterator[int]:
@@ -99,6 +105,7 @@ def load_items(task: str, *, split: Split, num_items: int, seed: int = 0, balanc
     """
     if task not in TASKS:
         raise ConfigError(f"unknown task {task!r}; the tasks are {', '.join(TASKS)}")
+    require_drawable(num_items)
     stream = TASKS[task](split, seed)
     items = list(islice(in_balance(stream) if balanced else stream, num_items))
     if len(items) < num_items:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerState
 
 from textanchor import __version__
+from textanchor.bounds import require_range, require_seed
 from textanchor.config import to_dict
 from textanchor.data.items import Item, open_image
 from textanchor.data.tasks import load_items
@@ -24,7 +25,6 @@ from textanchor.demo.progress import DemoProgress, quiet_libraries
 from textanchor.demo.samples import pick_samples
 from textanchor.demo.suites import Suites, scores_for_report
 from textanchor.demo.table import TITLES, result_table
-from textanchor.errors import ConfigError
 from textanchor.evaluation.images import TowerCache
 from textanchor.evaluation.suite import EvaluationOptions
 from textanchor.evaluation.suites.closed import ClosedSuite
@@ -227,8 +227,8 @@ def run_demo(
     The sizes are chosen to fit, unless a `config` says what they are. Raises TextanchorError where `out` is not empty,
     the machine or the minutes are too small or a model file is out of reach; nothing is written then.
     """
-    if not minutes > 0:
-        raise ConfigError(f"--minutes {minutes:g}: the demo needs some; leave it out for {DEFAULT_MINUTES:g}")
+    require_range("--minutes", minutes, above=0, why=f"leave it out for {DEFAULT_MINUTES:g}")
+    require_seed(seed)
     progress = DemoProgress(Console(stderr=True, highlight=False))
     with claimed(out):
         require_free_directory(out)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from textanchor.bounds import require_range, require_seed
 from textanchor.config import to_dict
 from textanchor.errors import ConfigError, DataError, TextanchorError
 from textanchor.evaluation.generated import summarise_generated
@@ -74,6 +75,8 @@ def evaluate_named(
     The text suite measures the divergence from `base`: a model by name, for "embedded" its language model as published
     unless given. What was computed is kept in the user's cache, unless it is not to be used.
     """
+    require_range("num_items", num_items, least=1)
+    require_seed(seed)
     with claimed(out):
         require_evaluation_folder(out)
         suites = load_suites(suite_names, num_items=num_items, seed=seed, options=options)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from textanchor.bounds import require_range
 from textanchor.errors import ConfigError, ModelError, OutputError
 from textanchor.experiment.bench import Bench, Loader
 from textanchor.experiment.cells import Cell, expand, load_matrix
@@ -64,6 +65,7 @@ def compare(
     Every configuration is checked before anything runs. A cell that fails is kept apart, and tried again by the next
     call. With `max_minutes`, no cell is begun that is not expected to be finished by then.
     """
+    require_range("--max-minutes", max_minutes, least=0)
     say = say or _say
     loaded = load_matrix(matrix)
     name, cells = loaded.name, _chosen(expand(loaded), only)

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from textanchor.bounds import MOST_DRAWN, require_range, require_seed
 from textanchor.errors import ConfigError
 from textanchor.vlm.precision import Precision
 
@@ -44,8 +45,8 @@ class ArmConfig:
         if any(not values for values in self.strengths.values()) or not self.learning_rates:
             raise ConfigError("strengths and learning_rates need at least one value; leave them out for the default")
         for rate in self.learning_rates:
-            if any(not value > 0 for value in (rate.values() if isinstance(rate, dict) else [rate])):
-                raise ConfigError(f"learning_rates must be greater than 0, found {rate}")
+            for value in rate.values() if isinstance(rate, dict) else [rate]:
+                require_range("learning_rates", value, above=0)
         for alpha in self.wise_ft:
             if not 0 < alpha < 1:
                 raise ConfigError(f"wise_ft: each alpha must lie between 0 and 1, found {alpha}; both ends are scored")
@@ -88,11 +89,10 @@ class EvaluationConfig:
             "points",
             "batch_size",
         ):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}")
-        for name in ("free_items", "geometry_images", "seed"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be at least 0, found {getattr(self, name)}")
+            require_range(name, getattr(self, name), least=1, most=MOST_DRAWN)
+        for name in ("free_items", "geometry_images"):
+            require_range(name, getattr(self, name), least=0, most=MOST_DRAWN)
+        require_seed(self.seed)
         if self.free_items > self.test_items:
             raise ConfigError(f"free_items are test items, of which there are {self.test_items}; lower free_items")
 
@@ -121,3 +121,5 @@ class MatrixConfig:
                     )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError("seeds: give at least one, and each once")
+        for seed in self.seeds:
+            require_seed(seed, "seeds")

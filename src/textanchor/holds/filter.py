@@ -5,6 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from textanchor.bounds import require_range, require_seed
 from textanchor.errors import ConfigError
 from textanchor.holds.sources import (
     BOTTOM,
@@ -112,7 +113,7 @@ class FilterConfig:
             )
         else:
             self._default("gain_parameter", DEFAULT_GAIN_PARAMETER[self.gains])
-            self._require_positive("gain_parameter")
+            require_range("gain_parameter", self.gain_parameter, above=0)
 
     def _check_hold(self) -> None:
         if self.hold == "share":
@@ -123,13 +124,14 @@ class FilterConfig:
             raise ConfigError(f"share has no effect with hold={self.hold!r}; remove it, or set hold='share'")
         if self.hold in DEFAULT_STRENGTH:
             self._default("strength", DEFAULT_STRENGTH[self.hold])
-            self._require_positive("strength")
+            require_range("strength", self.strength, above=0)
         elif self.strength is not None:
             raise ConfigError(f"strength has no effect with hold={self.hold!r}; remove it, or choose decay or penalty")
 
     def _check_controls(self) -> None:
         if self.basis in (RANDOM, RANDOM_ENERGY):
             self._default("basis_seed", 0)
+            require_seed(self.basis_seed or 0, "basis_seed")
         elif self.basis_seed is not None:
             raise ConfigError(f"basis_seed has no effect with basis={self.basis!r}; remove it, or set basis='random'")
         if self.basis != IDENTITY:
@@ -169,17 +171,13 @@ class FilterConfig:
                 "directions may move, set gradients='whole'"
             )
         if self.norm_cap is not None:
-            self._require_positive("norm_cap")
+            require_range("norm_cap", self.norm_cap, above=0)
             if self.hold == "penalty":
                 raise ConfigError("norm_cap has no effect with hold='penalty', which writes no weights; remove it")
 
     def _default(self, name: str, value: float | str) -> None:
         if getattr(self, name) is None:
             object.__setattr__(self, name, value)
-
-    def _require_positive(self, name: str) -> None:
-        if not getattr(self, name) > 0:
-            raise ConfigError(f"{name} must be greater than 0, found {getattr(self, name)}")
 
     @property
     def amount(self) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image
 from rich.progress import Progress
 
+from textanchor.bounds import require_range
 from textanchor.config import to_dict
 from textanchor.data.reference_images import ReferenceImages
 from textanchor.data.texts import read_texts
@@ -101,8 +102,7 @@ class AnchorPreservingProjection(AbstractMethod):
             raise ConfigError("replay_reference has no effect without reference: add it, or remove replay_reference")
         if self.reference is not None and self.reference.folder is not None:
             self._check_question(self.reference.question)
-        if self.num_texts is not None and self.num_texts < 1:
-            raise ConfigError(f"num_texts must be at least 1, found {self.num_texts}")
+        require_range("num_texts", self.num_texts, least=1)
 
     def _check_question(self, question: str | None) -> None:
         asks = self.replay_reference or (self.anchor is None and self._anchor_asks)

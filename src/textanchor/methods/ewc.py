@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from textanchor.bounds import require_range
 from textanchor.data.texts import read_texts
 from textanchor.errors import ConfigError
 from textanchor.training.config import PartsConfig
@@ -54,12 +55,10 @@ class EWC(AbstractMethod):
     """Questions with images and answers for F, in place of texts."""
 
     def __post_init__(self) -> None:
-        if not self.strength > 0:
-            raise ConfigError(f"strength must be greater than 0, found {self.strength}; without it, use method full")
+        require_range("strength", self.strength, above=0, why="without it, use method full")
         if self.old is not None and (self.texts is not None or self.num_texts is not None):
             raise ConfigError("texts and num_texts have no effect beside old; remove them")
-        if self.num_texts is not None and self.num_texts < 1:
-            raise ConfigError(f"num_texts must be at least 1, found {self.num_texts}")
+        require_range("num_texts", self.num_texts, least=1)
 
     @property
     def needs(self) -> Needs:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from textanchor.errors import ConfigError
+from textanchor.bounds import require_range
 from textanchor.training.method import AbstractMethod, Attachment, Needs
 from textanchor.training.session import Session
 from textanchor.training.updates import lora_factors
@@ -27,8 +27,7 @@ class L2SP(AbstractMethod):
     """Weight of the penalty (alpha in the paper)."""
 
     def __post_init__(self) -> None:
-        if not self.strength > 0:
-            raise ConfigError(f"strength must be greater than 0, found {self.strength}; without it, use method full")
+        require_range("strength", self.strength, above=0, why="without it, use method full")
 
     @property
     def needs(self) -> Needs:

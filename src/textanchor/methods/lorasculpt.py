@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from textanchor.bounds import require_range
 from textanchor.errors import ConfigError
 from textanchor.training.config import PartName
 from textanchor.training.method import AbstractMethod, Attachment, Needs
@@ -36,12 +37,10 @@ class LoRASculpt(AbstractMethod):
 
     def __post_init__(self) -> None:
         for name in ("language_model_strength", "projector_strength"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be at least 0, found {getattr(self, name)}")
+            require_range(name, getattr(self, name), least=0)
         if self.language_model_strength == self.projector_strength == 0:
             raise ConfigError("both strengths are 0, so nothing is penalised; use method full")
-        if not self.omega > 0:
-            raise ConfigError(f"omega must be greater than 0, found {self.omega}")
+        require_range("omega", self.omega, above=0)
 
     @property
     def needs(self) -> Needs:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from textanchor.errors import ConfigError
+from textanchor.bounds import require_range
 from textanchor.training.method import AbstractMethod, Attachment, Batch, Needs
 from textanchor.training.session import Session
 
@@ -28,8 +28,7 @@ class LwF(AbstractMethod):
 
     def __post_init__(self) -> None:
         for name in ("strength", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be greater than 0, found {getattr(self, name)}")
+            require_range(name, getattr(self, name), above=0)
 
     @property
     def needs(self) -> Needs:

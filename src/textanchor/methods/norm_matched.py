@@ -5,6 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from textanchor.bounds import require_range
 from textanchor.errors import ConfigError, DataError
 from textanchor.files import read_json
 from textanchor.training.method import AbstractMethod, Attachment, Needs
@@ -29,8 +30,7 @@ class NormMatched(AbstractMethod):
     def __post_init__(self) -> None:
         if (self.relative_norm is None) == (self.run is None):
             raise ConfigError("give exactly one of relative_norm and run, to whose norms the update is brought")
-        if self.relative_norm is not None and not self.relative_norm > 0:
-            raise ConfigError(f"relative_norm must be greater than 0, found {self.relative_norm}")
+        require_range("relative_norm", self.relative_norm, above=0)
 
     @property
     def needs(self) -> Needs:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from textanchor.bounds import require_range, require_seed
 from textanchor.errors import ConfigError
 from textanchor.evaluation.registry import load_suites
 from textanchor.evaluation.run import evaluate
@@ -35,6 +36,8 @@ class Validation:
             raise ConfigError("validation needs suites of the new task (validate) and of what is to be kept (keep)")
         if not self.strengths or not all(0 <= strength <= 1 for strength in self.strengths):
             raise ConfigError(f"strengths must lie between 0 and 1, found {list(self.strengths)}")
+        require_range("num_items", self.num_items, least=1)
+        require_seed(self.seed)
 
 
 @dataclass(frozen=True)

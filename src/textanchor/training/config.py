@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from textanchor.bounds import MOST_DRAWN, MOST_EPOCHS, MOST_STEPS, require_range, require_seed
 from textanchor.errors import ConfigError
 from textanchor.vlm.precision import Precision
 
@@ -53,9 +54,7 @@ class PartConfig:
             self._default("rank", LORA_RANK)
             self._default("alpha", 2.0 * (self.rank or 0))
         for name in ("learning_rate", "rank", "alpha"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} must be greater than 0, found {value}")
+            require_range(name, getattr(self, name), above=0)
 
     def _default(self, name: str, value: float) -> None:
         if getattr(self, name) is None:
@@ -107,9 +106,8 @@ class DataConfig:
             raise ConfigError("num_images says how much of task to draw: give both, or neither of them and a path")
         if self.image_folder is not None and self.path is None:
             raise ConfigError("image_folder has no effect without path")
-        for name in ("num_images", "max_tokens"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, found {value}")
+        require_range("num_images", self.num_images, least=1, most=MOST_DRAWN)
+        require_range("max_tokens", self.max_tokens, least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,19 +153,15 @@ class TrainingConfig:
         if (self.max_steps is None) == (self.epochs is None):
             raise ConfigError("give exactly one of max_steps and epochs")
         for name in ("max_steps", "batch_size", "accumulation", "save_steps", "logging_steps"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, found {value}")
-        for name in ("epochs", "max_grad_norm"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise ConfigError(f"{name} must be greater than 0, found {value}")
+            require_range(name, getattr(self, name), least=1, most=MOST_STEPS)
+        require_range("epochs", self.epochs, above=0, most=MOST_EPOCHS)
+        require_range("max_grad_norm", self.max_grad_norm, above=0)
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"warmup is a share of the steps, at least 0 and below 1, found {self.warmup}")
-        if self.weight_decay < 0:
-            raise ConfigError(f"weight_decay must be at least 0, found {self.weight_decay}")
+        require_range("weight_decay", self.weight_decay, least=0)
         if self.cast_once and self.precision == "float32":
             raise ConfigError("cast_once has no effect with precision: float32; remove it")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed must lie between 0 and {2**32 - 1}, found {self.seed}")
+        require_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from textanchor.bounds import require_range
 from textanchor.errors import ConfigError
 from textanchor.training.config import PartsConfig
 from textanchor.training.method import AbstractMethod, Needs
@@ -21,8 +22,7 @@ class LoraFromTexts(AbstractMethod):
     """Number of texts to take, from the first; all where it is left out."""
 
     def __post_init__(self) -> None:
-        if self.num_texts is not None and self.num_texts < 1:
-            raise ConfigError(f"num_texts must be at least 1, found {self.num_texts}")
+        require_range("num_texts", self.num_texts, least=1)
 
     @property
     def needs(self) -> Needs:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from textanchor.bounds import require_range
 from textanchor.data.conversations import read_conversations
 from textanchor.data.items import Conversation
 from textanchor.data.tasks import load_conversations
@@ -39,8 +40,7 @@ class OldData:
             raise ConfigError("give exactly one of tasks and path for the old data")
         if self.image_folder is not None and self.path is None:
             raise ConfigError("image_folder has no effect without path")
-        if self.num_images < 1:
-            raise ConfigError(f"num_images must be at least 1, found {self.num_images}")
+        require_range("num_images", self.num_images, least=1)
 
     def load(self, seed: int) -> list[Conversation]:
         """The conversations, with ids that name their task; DataError where the file has too few."""

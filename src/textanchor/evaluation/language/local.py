@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from textanchor.config import read_yaml
 from textanchor.data.json_rows import read_rows
 from textanchor.errors import DataError
+from textanchor.strict_yaml import read_yaml
 
 TASKS = Path(__file__).with_name("tasks")
 NOT_FOR_TESTS = ("dev", "train")

@@ -11,7 +11,7 @@ from textanchor.data.hallucination import STRATEGIES, Strategy, shared_words
 from textanchor.data.items import Item
 from textanchor.data.pope import object_items
 from textanchor.data.scenes import draw_scene
-from textanchor.data.tasks import OBJECT_NAMES, Split, drawn_seeds
+from textanchor.data.tasks import OBJECT_NAMES, Split, drawn_seeds, require_drawable
 from textanchor.evaluation.generation import generate_answers
 from textanchor.evaluation.parsing import parse_yes_no, parse_yes_no_strictly
 from textanchor.evaluation.scoring import score_candidates
@@ -111,6 +111,7 @@ def pope_scenes(
     """About `num_items` questions of each strategy on drawn scenes; absent objects that share the color or the shape
     of present ones are the adversarial ones, because which objects are together is chance in drawn scenes.
     """
+    require_drawable(num_items)
     scenes, num_questions = {}, 0
     for scene_seed in drawn_seeds(split, seed):
         if num_questions >= num_items:
