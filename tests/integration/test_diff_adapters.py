@@ -71,6 +71,8 @@ KINDS = {
     "all_linear": lora(target_modules="all-linear"),
     "convolution": lora(target_modules=["patch_embedding", "q_proj"]),
     "embedding": lora(target_modules=["embed_tokens", "down_proj"]),
+    "parameters": lora(target_modules=[], target_parameters=["mlp.up_proj.weight", "linear_1.weight"]),
+    "token_rows_beside": lora(target_modules=["down_proj"], trainable_token_indices=[1, 2]),
     "projector_saved": lora(modules_to_save=["multi_modal_projector"]),
     "adalora": peft.AdaLoraConfig(target_modules=TEXT_LINEARS, total_step=10, init_r=6, target_r=4),
     "hra": peft.HRAConfig(target_modules=TEXT_LINEARS, r=4),
@@ -172,8 +174,6 @@ REFUSED = {
     "corda": ({"init_lora_weights": "corda"}, "started as corda"),
     "pissa_niter": ({"init_lora_weights": "pissa_niter_4"}, "made of the base by a random SVD"),
     "layers": ({"layer_replication": [[0, 2], [0, 2]]}, "layer_replication, so its model has other layers"),
-    "parameters": ({"target_parameters": ["q_proj.weight"]}, "target_parameters, which is not read; merge it"),
-    "tokens": ({"trainable_token_indices": [1, 2]}, "trainable_token_indices, which is not read; merge it"),
     "alora": ({"alora_invocation_tokens": [1, 2]}, "PEFT cannot merge it into"),
     "vera": ({"peft_type": "VERA"}, "PEFT cannot .* it"),
     "no_such_kind": ({"peft_type": "NEWER"}, r"PEFT cannot read adapter_config.json .*found peft_type 'NEWER'"),
@@ -189,6 +189,43 @@ def test_what_the_folder_cannot_tell_is_refused_by_name(kind: str, base: Path, t
     with pytest.raises(ta.ModelError, match=message):
         ta.repair(adapter, base, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_several_parameters_of_one_module(tmp_path: Path) -> None:
+    """Experts that stand in one tensor: one adapter around another."""
+    tiny_vlm("aria").save_pretrained(tmp_path / "in_memory", save_original_format=False)
+    parameters = ["experts.gate_up_proj", "experts.down_proj"]
+    adapter = trained(tmp_path / "in_memory", lora(target_modules=[], target_parameters=parameters), tmp_path / "a")
+    plain, merged = load_model(tmp_path / "in_memory").state_dict(), merged_by_peft(tmp_path / "in_memory", adapter)
+    changed = {name for name in plain if not torch.equal(plain[name], merged[name])}
+    assert {name.rpartition(".")[2] for name in changed} == {"gate_up_proj", "down_proj"}
+    report = ta.diff(tmp_path / "in_memory", adapter)
+    assert {row.name for row in report.tensors if row.is_changed} == changed
+    for name in changed:
+        expected = float((merged[name] - plain[name]).norm())
+        assert report.tensor(name).update_energy ** 0.5 == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_way_out_for_a_base_in_another_layout(tmp_path: Path) -> None:
+    """Experts one by one in the file, fused in memory: what the error says to do is done."""
+    model = tiny_vlm("kimi_k25")
+    model.save_pretrained(tmp_path / "apart")
+    config = lora(target_modules=[], target_parameters=["experts.gate_up_proj"])
+    adapter = trained(tmp_path / "apart", config, tmp_path / "adapter")
+    with pytest.raises(ta.ModelError, match=r"stored in another layout .*save_original_format=False"):
+        ta.diff(tmp_path / "apart", adapter)
+    load_model(tmp_path / "apart").save_pretrained(str(tmp_path / "fused"), save_original_format=False)
+    changed = {row.name.rpartition(".")[2] for row in ta.diff(tmp_path / "fused", adapter).tensors if row.is_changed}
+    assert changed == {"gate_up_proj"}
+
+    tuned = PeftModel.from_pretrained(load_model(tmp_path / "fused"), adapter).merge_and_unload()
+    tuned.save_pretrained(tmp_path / "tuned", save_original_format=False)
+    for pair in ((tmp_path / "apart", tmp_path / "tuned"), (tmp_path / "tuned", tmp_path / "apart")):
+        kinds = [finding.kind for finding in ta.diff(*pair).findings]
+        assert "other_layout" in kinds and "missing_tensors" not in kinds
+    with pytest.raises(ta.ModelError, match=r"is stored in another layout here .*save_original_format=False"):
+        ta.repair(tmp_path / "tuned", tmp_path / "apart", tmp_path / "out")
+    ta.repair(tmp_path / "tuned", tmp_path / "fused", tmp_path / "out")
 
 
 def test_an_adapter_of_prompts_changes_no_weights(base: Path, tmp_path: Path) -> None:

@@ -13,9 +13,6 @@ from textanchor.diffs.headers import StoredTensor
 from textanchor.errors import ModelError
 from textanchor.vlm.names import joined
 
-FOR_WHOLE_MODELS = ("modules_to_save", "exclude_modules", "layers_to_transform", "layers_pattern")
-"""Settings that choose modules, which is done once one is named."""
-
 
 class AdaptedCheckpoint:
     """What an adapter changes of its base, under the model's own names; everything else is the base's."""
@@ -67,6 +64,7 @@ class AdaptedCheckpoint:
     @torch.no_grad()
     def _merge(self, path: str) -> dict[str, Tensor]:
         from peft import inject_adapter_in_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
 
         adapted = self.adapter.modules[path]
         plain: Any = copy.deepcopy(adapted.plain).to_empty(device="cpu").float()
@@ -75,10 +73,12 @@ class AdaptedCheckpoint:
         root = _alone(path, plain)
         values = {key: self.adapter.weights.whole(name) for key, name in adapted.file_names.items()}
         with asking_peft(self.adapter.folder, f"merge it into {path}", "only adapters that it merges are read"):
-            inject_adapter_in_model(_for_module(self.adapter.config, path), root)
+            inject_adapter_in_model(adapted.config, root)
             layer: Any = root.get_submodule(path)
             layer.load_state_dict(values, strict=False)
-            layer.merge()
+            for part in layer.modules():  # one in another where several parameters of a module are adapted
+                if isinstance(part, BaseTunerLayer):
+                    part.merge()
         return {joined(path, name): tensor for name, tensor in layer.get_base_layer().state_dict().items()}
 
     def _in_base(self, name: str, shape: tuple[int, ...]) -> StoredTensor:
@@ -87,7 +87,8 @@ class AdaptedCheckpoint:
             found = "in another layout" if stored is None else f"with shape {stored.shape}"
             raise ModelError(
                 f"{self.label}: it adapts {name}, which has shape {shape} in the model and is stored {found} in "
-                f"{self.base.label}; load that base with from_pretrained, write it with save_pretrained, and give that"
+                f"{self.base.label}; load that base with from_pretrained, write it with save_pretrained(..., "
+                "save_original_format=False), and give that folder"
             )
         return stored
 
@@ -105,13 +106,3 @@ def _alone(path: str, module: nn.Module) -> nn.Module:
         parent = child
     parent.add_module(last, module)
     return root
-
-
-def _for_module(config: Any, path: str) -> Any:
-    """The adapter's configuration for the model of that module alone."""
-    config = copy.deepcopy(config)
-    config.target_modules = [path]
-    for setting in FOR_WHOLE_MODELS:
-        if hasattr(config, setting):
-            setattr(config, setting, None)
-    return config

@@ -27,6 +27,14 @@ MERGE_IN_ITS_RUN = (
     "in the run that trained it, merge it (merge_and_unload, save_pretrained), or save it with save_pretrained("
     "..., path_initial_model_for_weight_conversion=...), and give that folder"
 )
+CHOICES_OF_MODULES = (
+    "modules_to_save",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "trainable_token_indices",
+)
+"""Settings that choose modules, which is done once one is named."""
 CHANGE_THE_BASE = ("pissa", "olora", "loftq")
 """Starts of LoRA that take something from the base's weights first."""
 ROUNDINGS_OF_OTHERS = 4
@@ -41,6 +49,8 @@ class AdaptedModule:
 
     plain: nn.Module
     """The module as it is in the base, on the meta device."""
+    config: Any
+    """PEFT's configuration for a model of nothing but this module."""
     file_names: dict[str, str]
     """Tensor of PEFT's layer in place of the module -> its name in the adapter's file."""
 
@@ -96,8 +106,8 @@ def read_adapter(folder: Path, structure: Structure) -> Adapter:
         return Adapter(folder, config, weights, {}, {}, (), unknown)
     with asking_peft(folder, "apply it to this base", "give the base that it was trained on"):
         model = _peft_model(structure, config)
-        placed = _placed(model, weights)
-    modules, whole, unmatched = _sorted(folder, model, placed, weights)
+        placed = _placed(folder, model, weights)
+        modules, whole, unmatched = _sorted(folder, model, placed, weights)
     return Adapter(folder, config, weights, modules, whole, unmatched, unknown)
 
 
@@ -141,22 +151,22 @@ def _require_comparable(folder: Path, config: Any) -> None:
             f"{folder}: the adapter has layer_replication, so its model has other layers than the base and cannot be "
             "compared with it tensor by tensor"
         )
-    for setting in ("target_parameters", "trainable_token_indices"):
-        if getattr(config, setting, None):
-            raise ModelError(f"{folder}: the adapter has {setting}, which is not read; {MERGE_FIRST}")
 
 
 def _peft_model(structure: Structure, config: Any) -> Any:
-    """The base under the adapter's layers, on the meta device."""
+    """The base under the adapter's layers, on the meta device, where no start can be made of the base's weights."""
     from peft import get_peft_model
 
-    config = copy.deepcopy(config)
-    if hasattr(config, "init_lora_weights"):
-        config.init_lora_weights = True  # on the meta device nothing can be decomposed
-    return get_peft_model(structure.empty_model(), config, low_cpu_mem_usage=True)
+    config, start = copy.deepcopy(config), getattr(config, "init_lora_weights", None)
+    if start is not None:
+        config.init_lora_weights = True
+    model: Any = get_peft_model(structure.empty_model(), config, low_cpu_mem_usage=True)
+    if start is not None:
+        model.peft_config["default"].init_lora_weights = start
+    return model
 
 
-def _placed(model: Any, weights: Checkpoint) -> dict[str, str]:
+def _placed(folder: Path, model: Any, weights: Checkpoint) -> dict[str, str]:
     """Name in the PEFT model's state dict -> name in the file, by PEFT's own loading."""
     from peft import set_peft_model_state_dict
 
@@ -165,6 +175,9 @@ def _placed(model: Any, weights: Checkpoint) -> dict[str, str]:
     placed: dict[str, str] = {}
 
     def take(_module: nn.Module, state: dict[str, Tensor], *_rest: Any) -> None:
+        made = next((key for key, tensor in state.items() if id(tensor) not in names), None)
+        if made is not None:
+            raise ModelError(f"{folder}: PEFT makes {made} of several tensors, as layouts differ; {MERGE_FIRST}")
         placed.update({key: names[id(tensor)] for key, tensor in state.items()})
         state.clear()  # nothing is to be copied
 
@@ -198,5 +211,22 @@ def _sorted(
         prefix = f"{keys[id(layer)]}."
         inside = {k.removeprefix(prefix): n for k, n in placed.items() if k.startswith(prefix) and k in shapes}
         if any(prefix + key not in own_names for key in inside):
-            modules[path] = AdaptedModule(plain[path], inside)
+            modules[path] = AdaptedModule(plain[path], _for_module(model.peft_config["default"], path, layer), inside)
     return modules, whole, tuple(name for key, name in placed.items() if key not in shapes)
+
+
+def _for_module(config: Any, path: str, layer: nn.Module) -> Any:
+    """The adapter's configuration for a model of nothing but the module at `path`, which `layer` adapts."""
+    from peft import TrainableTokensConfig
+    from peft.tuners.lora.layer import ParamWrapper
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
+
+    if isinstance(layer, TrainableTokensLayer):  # may stand beside LoRA on other modules
+        return TrainableTokensConfig(target_modules=[path], token_indices=layer.token_indices["default"])
+    config = copy.deepcopy(config)
+    of_parameters = isinstance(layer, ParamWrapper)  # chosen by the parameters' own names
+    config.target_modules = [] if of_parameters else [path]
+    for setting in CHOICES_OF_MODULES if of_parameters else (*CHOICES_OF_MODULES, "target_parameters"):
+        if hasattr(config, setting):
+            setattr(config, setting, None)
+    return config

@@ -32,7 +32,8 @@ class NamedTensors:
     @property
     def covered(self) -> frozenset[str]:
         """Tensors of the model that this checkpoint fills, once wrappers' names are taken off."""
-        return frozenset(place.loaded_as for place in self.places.values() if place.loaded_as is not None)
+        filled = [(place.loaded_as, *place.also) for place in self.places.values() if place.loaded_as is not None]
+        return frozenset(name for names in filled for name in names)
 
     @property
     def wrapped(self) -> tuple[str, ...]:

@@ -42,6 +42,8 @@ class Place:
     """The model's own name, under which two checkpoints are matched."""
     loaded_as: str | None
     """Name that Transformers gives it at loading; None where it knows no such tensor."""
+    also: tuple[str, ...]
+    """Other tensors of the model that are made of the same stored one, such as keys and values of a fused weight."""
     is_wrapped: bool
     """Whether names of a wrapper (PEFT, DDP, torch.compile) had to be taken off, which Transformers does not do."""
 
@@ -118,10 +120,18 @@ class Structure:
         """What a stored name stands for."""
         plain = without_wrappers(stored_name)
         if self.model is None:
-            return Place(plain, plain, plain != stored_name)
+            return Place(plain, plain, (), plain != stored_name)
         name, _ = self._renamed(plain, self._renamings, [])
-        loaded, _ = self._renamed(plain, self._renamings, self._converters)
-        return Place(name, loaded if loaded in self.shapes else None, plain != stored_name)
+        loaded, source = self._renamed(plain, self._renamings, self._converters)
+        also = () if source is None else self._also_made(loaded, source)
+        return Place(name, loaded if loaded in self.shapes else None, also, plain != stored_name)
+
+    def _also_made(self, loaded: str, source: str) -> tuple[str, ...]:
+        """What a converter makes beside `loaded`, which bears the name of its first target."""
+        converter = next(c for c in self._converters if source in c.source_patterns)
+        first, *others = converter.target_patterns
+        names = (loaded.replace(first, other) for other in others)
+        return tuple(name for name in names if name in self.shapes and name != loaded)
 
     def _renamed(self, name: str, renamings: list[Any], converters: list[Any]) -> tuple[str, str | None]:
         return rename_source_key(name, renamings, converters, self.model.base_model_prefix, self.shapes)

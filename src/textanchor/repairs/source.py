@@ -18,6 +18,9 @@ from textanchor.files import read_json
 from textanchor.repairs.apply import is_changed
 from textanchor.vlm.loading import load_model, load_vlm
 
+IN_MEMORY = "load each with from_pretrained, write it with save_pretrained(..., save_original_format=False), give those"
+"""The way to a file in the layout that Transformers has in memory; without the option it writes the older one again."""
+
 
 @dataclass(frozen=True, eq=False)
 class Models:
@@ -68,6 +71,11 @@ def open_pair(base: str | Path, tuned: str | Path, names: PartNames = ALL_LOOKED
             f"{pair.label}: {missing[0]} is missing ({len(missing)} tensors in all); run textanchor diff to see what "
             "it holds, and save it again"
         )
+    if pair.matching.unmatched:
+        raise ModelError(
+            f"{pair.label}: {pair.matching.unmatched[0]} of the base is stored in another layout here "
+            f"({len(pair.matching.unmatched)} tensors in all), so it could not be repaired; of both models, {IN_MEMORY}"
+        )
     if pair.is_head_untied():
         raise ModelError(
             f"{pair.label}: its output head has come apart from the input embedding, to which the base ties it, so the "
@@ -91,8 +99,8 @@ def load_models(pair: Pair, base: str | Path, *, needs_processor: bool) -> Model
             continue
         if name not in state:
             raise ModelError(
-                f"{pair.label}: {name} is stored otherwise than this version of Transformers has it in memory; load it "
-                "with from_pretrained and write it with save_pretrained first"
+                f"{pair.label}: {name} is stored otherwise than this version of Transformers has it in memory; of both "
+                f"models, {IN_MEMORY}"
             )
         source = Source(pair.tuned, tuned_name)
         values = source.rows(0, source.stored.num_rows).reshape(source.stored.shape).to(state[name].dtype)
