@@ -13,8 +13,18 @@ from torch import nn
 
 from textanchor.errors import ModelError
 from textanchor.files import read_json, write_json
-from textanchor.vlm.names import base_modules, base_parameters, is_within, name_of, plain_parameters, unwrapped
-from textanchor.vlm.search import description, existing, family_of, find_language_model, find_projector, find_tower
+from textanchor.vlm.names import base_modules, base_parameters, is_within, plain_parameters
+from textanchor.vlm.search import (
+    all_names,
+    description,
+    existing,
+    family_of,
+    find_embedding,
+    find_head,
+    find_language_model,
+    find_projector,
+    find_tower,
+)
 
 Part = Literal["vision_tower", "projector", "language_model", "other"]
 
@@ -33,7 +43,12 @@ class VLMParts:
     """Module (a linear, where there is one) whose inputs are the visual features."""
     projector_output: str
     """Module whose outputs are the visual tokens in text space."""
+    further_outputs: tuple[str, ...]
+    """Further modules of the projector that write into text space, for deeper layers."""
     language_model: str
+    """May hold the tower and the projector, which then are no part of it."""
+    not_text: tuple[str, ...]
+    """Modules inside the language model's that are no part of it either."""
     input_embedding: str
     output_head: str | None
     """Linear from states to logits, tied to the embedding or not; it belongs to the language model."""
@@ -77,13 +92,14 @@ class VLMParts:
     def text_linears(self) -> dict[str, nn.Linear]:
         """Linears of the language model except the output head, by full base name, in order of registration.
 
-        Of a linear that LoRA wraps the base layer is given. Experts stored as bare parameters are no linears.
+        Of a linear that LoRA wraps the base layer is given. Experts stored as bare parameters are no linears, and
+        neither are linears of a class that the model's own code defines (a router that also chooses).
         """
         linears = linears_within(base_modules(self.model), (self.language_model,))
         return {
             name: linear
             for name, linear in linears.items()
-            if name != self.output_head and not is_within(name, self.projector)
+            if self.part_of(name) == "language_model" and not is_within(name, self.output_head or ())
         }
 
     def parameters_of(self, part: Part) -> dict[str, nn.Parameter]:
@@ -96,6 +112,8 @@ class VLMParts:
             return "projector"
         if is_within(name, self.vision_tower):
             return "vision_tower"
+        if is_within(name, self.not_text):
+            return "other"
         text = (self.language_model, self.input_embedding, self.output_head)
         return "language_model" if is_within(name, (path for path in text if path is not None)) else "other"
 
@@ -151,13 +169,14 @@ def find_parts(
     outer = find_outer_parts(model, vision_tower=vision_tower, language_model=language_model)
     known = [outer.vision_tower, outer.language_model, outer.input_embedding, outer.output_head]
     paths, how = find_projector(model, projector, [path for path in known if path is not None])
-    entry, output = _ends(model, paths)
+    entry, output, further = _ends(model, paths)
     parts = replace(
         outer,
         projector=tuple(paths),
         projector_tensors=tuple(name for name in plain_parameters(model) if is_within(name, paths)),
         projector_input=entry,
         projector_output=output,
+        further_outputs=further,
         found_by=outer.found_by | {"projector": how},
     )
     empty = [part for part in ("vision_tower", "projector", "language_model") if not parts.parameters_of(part)]
@@ -179,17 +198,33 @@ def find_outer_parts(
     """
     tower, tower_how = find_tower(model, vision_tower)
     text, text_how = find_language_model(model, language_model, tower)
-    embedding = _embedding(model, "get_input_embeddings")
-    head = _embedding(model, "get_output_embeddings")
-    if embedding is None:
-        raise ModelError(f"{description(model)}: get_input_embeddings() gives no module of the model")
+    embedding, embedding_how = find_embedding(model, text)
+    head, head_how = find_head(model, text)
+    family, _ = family_of(model)
+    not_text = [name for path in family.not_text for name in existing(all_names(model), path)] if family else []
     found_by = {
         "vision_tower": tower_how,
         "language_model": text_how,
-        "input_embedding": "get_input_embeddings()",
-        "output_head": "get_output_embeddings()",
+        "input_embedding": embedding_how,
+        "output_head": head_how,
     }
-    return _with_others(VLMParts(model, tower, (), (), "", "", text, embedding, head, (), found_by))
+    return _with_others(
+        VLMParts(
+            model=model,
+            vision_tower=tower,
+            projector=(),
+            projector_tensors=(),
+            projector_input="",
+            projector_output="",
+            further_outputs=(),
+            language_model=text,
+            not_text=tuple(not_text),
+            input_embedding=embedding,
+            output_head=head,
+            other_tensors=(),
+            found_by=found_by,
+        )
+    )
 
 
 def _with_others(parts: VLMParts) -> VLMParts:
@@ -197,33 +232,39 @@ def _with_others(parts: VLMParts) -> VLMParts:
     return replace(parts, other_tensors=tuple(name for name in names if parts.part_of(name) == "other"))
 
 
-def _embedding(model: nn.Module, method: str) -> str | None:
-    found = getattr(unwrapped(model), method, lambda: None)()
-    return name_of(model, found) if isinstance(found, nn.Module) else None
-
-
-def _ends(model: nn.Module, paths: Sequence[str]) -> tuple[str, str]:
-    """Module whose inputs are the visual features, and module whose outputs are the visual tokens."""
+def _ends(model: nn.Module, paths: Sequence[str]) -> tuple[str, str, tuple[str, ...]]:
+    """Module whose inputs are the visual features, the one whose outputs are the visual tokens, and further outputs."""
     modules, (family, _) = base_modules(model), family_of(model)
     inner = [path for path in paths if path in modules]
     output = inner[-1] if inner else paths[-1].rpartition(".")[0]
     entry = next(iter(linears_within(modules, paths)), output)
-    if family is not None:  # the table's word counts only where it speaks of the projector that was found
-        named = (existing(model, path) if path else None for path in (family.projector_input, family.projector_output))
-        given_entry, given_output = (path if path and is_within(path, paths) else None for path in named)
-        entry, output = given_entry or entry, given_output or output
-    return entry, output
+    if family is None:
+        return entry, output, ()
+
+    def listed(path: str | None) -> list[str]:
+        # the table's word counts only where it speaks of the projector that was found
+        return [name for name in existing(list(modules), path or "") if path and is_within(name, paths)]
+
+    entry, output = ([*listed(family.projector_input), entry][0], [*listed(family.projector_output), output][0])
+    further = [name for path in family.further_outputs for name in listed(path) if name != output]
+    return entry, output, tuple(further)
 
 
 def linears_within(modules: dict[str, nn.Module], paths: Iterable[str]) -> dict[str, nn.Linear]:
     """The `nn.Linear` modules at or below each path, path by path.
 
-    Those inside `nn.MultiheadAttention` are left out: torch reads their weights without calling them.
+    Those inside `nn.MultiheadAttention` are left out: torch reads their weights without calling them. So are those that
+    the model's code makes more of by a class of its own (Llama 4's router gives scores and logits).
     """
     attentions = tuple(name for name, module in modules.items() if isinstance(module, nn.MultiheadAttention))
+    # Transformers defines a model's special linears in the file of its models; quantised ones come from elsewhere
+    model_files = {type(module).__module__ for module in modules.values() if hasattr(module, "main_input_name")}
     return {
         name: module
         for path in paths
         for name, module in modules.items()
-        if isinstance(module, nn.Linear) and is_within(name, path) and not is_within(name, attentions)
+        if isinstance(module, nn.Linear)
+        and type(module).__module__ not in model_files
+        and is_within(name, path)
+        and not is_within(name, attentions)
     }
