@@ -11,6 +11,12 @@ from helpers.tiny_families import IMAGE, TINY
 from helpers.tiny_families_shrunk import SHRUNK
 from helpers.tiny_sizes import shrunk
 
+RENAMED = (
+    *("llava", "pixtral_llava", "vipllava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "internvl"),
+    *("paligemma", "gemma3", "mllama", "mistral3", "aya_vision", "aria", "got_ocr2", "kimi_k25"),
+)
+"""Families whose files have other names than the model in memory."""
+
 WORDS_BEFORE, WORDS_AFTER = [1, 5, 6], [7, 8, 9, 10]
 
 

@@ -4,6 +4,8 @@
 joins the loss with `PenaltyMixin`: `class MyTrainer(PenaltyMixin, SFTTrainer): pass`.
 """
 
+import logging
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +16,25 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from textanchor.errors import HoldError
-from textanchor.files import sha256_of_json
+from textanchor.files import read_json, sha256_of_json
 from textanchor.holds import HoldHandle, HoldPlan, attach
+from textanchor.holds.optimizers import stepping_optimizer
 from textanchor.outputs import writing
 from textanchor.vlm.names import base_parameters
 
 if TYPE_CHECKING:
     from textanchor.training.session import Session
+
+logger = logging.getLogger(__name__)
+
+OTHER_NAMES = (
+    "Transformers saves some families (LLaVA, Qwen-VL, Gemma 3 and others) under names that its Trainer does not find "
+    "again, and only logs it"
+)
+LOAD = '`model.load_state_dict(type(model).from_pretrained("{}").state_dict())`'
 
 HOLDS_FILE = "holds.safetensors"
 """File of a checkpoint with the reference that the holds count from."""
@@ -31,10 +43,11 @@ HOLDS_HASHES = ("plan", "base", "reference")
 
 
 class AnchorCallback(TrainerCallback):
-    """Holds a model by `plan` while it is trained, and keeps the reference with each checkpoint.
+    """Holds a model by `plan` while it is trained, keeps the reference with each checkpoint, and audits it at the end.
 
-    A run that resumes a checkpoint takes its reference; HoldError where the checkpoint has none, because its weights
-    have already moved and would be taken for the start, and where the Trainer did not load its weights.
+    HoldError where a step of the optimizer was not held, or a promise of `exact` is broken at the end. A run that
+    resumes a checkpoint takes its reference; HoldError where the checkpoint has none, because its weights have already
+    moved and would be taken for the start, and where the Trainer did not load its weights.
     """
 
     def __init__(self, plan: HoldPlan):
@@ -42,6 +55,8 @@ class AnchorCallback(TrainerCallback):
         self.handle: HoldHandle | None = None
         """The hold at work, once training has begun; its `audit()` also after the end."""
         self._num_penalties = 0
+        self._num_held_steps = 0
+        self._has_warned = False
 
     def on_train_begin(
         self,
@@ -57,19 +72,29 @@ class AnchorCallback(TrainerCallback):
             self.handle.remove()
         folder = checkpoint_folder(args, state)
         saved = None if state.global_step == 0 else load_holds(folder)
-        self.handle = attach(self.plan, optimizer, model, state=saved)
+        self.handle, self._num_held_steps = attach(self.plan, optimizer, model, state=saved), 0
         if saved is not None and _weights_hash(self.handle.model) != saved["weights"]:
             raise HoldError(
                 f"{folder}: the trainer did not load this checkpoint's weights into the model, so it would go on from "
-                "other ones. Transformers saves some families (LLaVA, Qwen-VL, Gemma 3 and others) under names that "
-                "its Trainer does not find again, and only logs it. After making the plan, load them yourself: "
-                "`model.load_state_dict(type(model).from_pretrained(checkpoint).state_dict())`, then train with "
-                "resume_from_checkpoint; or use textanchor adapt, whose checkpoints are its own"
+                f"other ones. {OTHER_NAMES}. After making the plan, load them yourself: {LOAD.format(folder)}, then "
+                "train with resume_from_checkpoint; or use textanchor adapt, whose checkpoints are its own"
             )
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Notice a penalty that nobody adds to the loss."""
-        if self.handle is not None and self.handle.penalty is not None and self._num_penalties == 0:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **_: Any
+    ) -> None:
+        """Notice a step that was not held, and a penalty that nobody adds to the loss."""
+        if self.handle is None:
+            return
+        if self.handle.num_steps == self._num_held_steps and not getattr(optimizer, "step_was_skipped", False):
+            name = type(stepping_optimizer(optimizer)).__name__
+            raise HoldError(
+                f"step {state.global_step} of {name} was not held: torch's hooks after optimizer steps did not run, "
+                "because the trainer moves the weights by another way than the optimizer's step(), or the optimizer "
+                "has put another one in its place. Use an optimizer of torch.optim, such as AdamW"
+            )
+        self._num_held_steps = self.handle.num_steps
+        if self.handle.penalty is not None and self._num_penalties == 0:
             raise HoldError(
                 "hold='penalty' is a term of the loss, and this trainer does not add it; train with "
                 "`class MyTrainer(PenaltyMixin, Trainer): pass` (textanchor.training.hf), or choose exact, share or "
@@ -78,14 +103,33 @@ class AnchorCallback(TrainerCallback):
         self._num_penalties = 0
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write the reference into the checkpoint."""
-        if self.handle is not None:
-            save_holds(self.handle, checkpoint_folder(args, state))
+        """Write the reference into the checkpoint, and warn of one that the Trainer will not find its weights in."""
+        if self.handle is None:
+            return
+        folder = checkpoint_folder(args, state)
+        save_holds(self.handle, folder)
+        lost = names_not_found(self.handle.model, folder)
+        if lost and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%s: %d of the trained tensors (%s, ...) have other names in this file than in the model, so that "
+                "neither resume_from_checkpoint nor load_best_model_at_end will load them. %s. Load them yourself: %s",
+                *(folder, len(lost), lost[0], OTHER_NAMES, LOAD.format(folder)),
+            )
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Stop holding."""
-        if self.handle is not None:
-            self.handle.remove()
+        """Stop holding, and raise HoldError where a promise was not kept."""
+        if self.handle is None:
+            return
+        self.handle.remove()
+        best = state.best_model_checkpoint if args.load_best_model_at_end else None
+        if best is not None and load_holds(Path(best))["weights"] != _weights_hash(self.handle.model):
+            logger.warning(
+                "load_best_model_at_end: the model has the weights of the last step, not those of %s. %s. Load them "
+                "yourself: %s",
+                *(best, OTHER_NAMES, LOAD.format(best)),
+            )
+        self.handle.audit().require_kept()
 
     def penalty(self) -> Tensor | float:
         """The term of hold="penalty" for the forward pass since the last call; 0 under other holds."""
@@ -137,6 +181,26 @@ def load_holds(folder: Path) -> dict[str, Any]:
     if missing := [key for key in (*HOLDS_HASHES, "weights") if key not in state]:
         raise HoldError(f"{file}: has no {missing[0]!r} in its header; resume from an earlier checkpoint")
     return state
+
+
+def names_not_found(model: nn.Module, checkpoint: Path) -> list[str]:
+    """Names of the trained tensors that the Trainer, which goes by the model's own names, would not find in its file.
+
+    None where it wrote no such file: an adapter's is read by PEFT, and others by whoever wrote them.
+    """
+    file, index = checkpoint / SAFE_WEIGHTS_NAME, checkpoint / SAFE_WEIGHTS_INDEX_NAME
+    if file.is_file():
+        with safe_open(file, framework="pt") as opened:
+            stored = set(opened.keys())
+    elif index.is_file():
+        stored = set(read_json(index)["weight_map"])
+    else:
+        return []
+    names: dict[int, list[str]] = defaultdict(list)  # tied tensors have several, of which one is written
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if tensor.requires_grad:
+            names[id(tensor)].append(name)
+    return [own[0] for own in names.values() if stored.isdisjoint(own)]
 
 
 def _weights_hash(model: nn.Module) -> str:
