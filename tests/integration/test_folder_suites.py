@@ -103,6 +103,26 @@ def test_fewer_pope_questions_stay_balanced(folder: Path) -> None:
     assert [item.answer for item in drawn].count("yes") == 10
 
 
+def test_fewer_questions_of_a_joined_file_are_of_each_category(folder: Path) -> None:
+    rows = [
+        {
+            "question_id": n,
+            "image": "images/0.png",
+            "question": f"{n}?",
+            "answer": "yes" if n % 3 else "no",
+            "category": category,
+        }
+        for category in ("random", "popular", "adversarial")
+        for n in range(20)
+    ]
+    (folder / "pope.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    items = load_suites([f"pope:{folder}"], num_items=6)[0].items  # type: ignore[attr-defined]
+    assert [item.task for item in items] == [
+        t for t in ("pope_random", "pope_popular", "pope_adversarial") for _ in "123456"
+    ]
+    assert [item.answer for item in items].count("yes") == 9
+
+
 def test_two_suites_of_one_place_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="POPE"):
         load_suites(["pope_scenes", f"pope:{folder}"], num_items=2)

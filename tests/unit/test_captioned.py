@@ -24,7 +24,7 @@ def test_rows_of_one_image_are_put_together(tmp_path: Path) -> None:
         tmp_path,
         {"image": "images/b.png", "task": "caption", "answer": "two", "captions": ["one", "two"]},
         {"image": "images/a.png", "task": "color", "answer": "red"},
-        {"image": "images/b.png", "task": "template_caption", "answer": "three"},
+        {"images": ["images/b.png"], "task": "template_caption", "answer": "three"},
         {"image": "images/./b.png", "task": "caption", "answer": "one"},
     )
     found = read_captioned(folder)
@@ -50,7 +50,9 @@ def test_scenes_are_drawn_and_described() -> None:
 @pytest.mark.parametrize(
     ("row", "fragments"),
     [
-        ({"images": ["images/a.png"]}, ["line 2", "'image'", "found None"]),
+        ({"images": []}, ["line 2", "'image'", "found None"]),
+        ({"images": ["images/a.png", "images/b.png"]}, ["line 2", "'image'"]),
+        ({"picture": "images/a.png"}, ["line 2", "'picture'", "put its path there"]),
         ({"image": "images/none.png"}, ["line 2", "none.png", "is not in the image folder"]),
         ({"image": "../a.png"}, ["line 2", "leads out of"]),
         ({"image": "images/a.png", "captions": "a dog"}, ["line 2", "'captions'", "a list of texts", "'a dog'"]),

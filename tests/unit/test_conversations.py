@@ -128,7 +128,14 @@ BAD_ROWS = {
     ),
     "number as text": (messages(("user", 3), ("assistant", "b")), "expected text or a list of parts, found 3"),
     "unknown part": (messages(("user", [{"type": "video"}]), ("assistant", "b")), "part 0: expected type 'text'"),
-    "pixels as part": (messages(("user", [{"type": "image", "image": [1]}]), ("assistant", "b")), "at most one path"),
+    "pixels as part": (
+        messages(("user", [{"type": "image", "image": [1]}]), ("assistant", "b")),
+        "expected the path of an image",
+    ),
+    "two paths": (
+        messages(("user", [{"type": "image", "image": "a.png", "path": "a.png"}]), ("assistant", "b")),
+        "at most one path",
+    ),
     "two answers": (messages(("user", "a"), ("assistant", "b"), ("assistant", "c")), "user and assistant by turns"),
     "no answer": (messages(("user", "a")), "ending with assistant, found user"),
     "only a system text": (messages(("system", "a")), "found no message"),
@@ -178,10 +185,21 @@ def test_absolute_path_and_link_out_of_the_folder(folder):
     outside = folder.parent / "outside.png"
     (folder / "link.png").symlink_to(outside)
     (folder / "inner.png").symlink_to(folder / "a.png")
-    for name in (str(outside), str(folder / "a.png"), "link.png"):
+    for name in (str(outside), outside.as_uri(), "link.png", f"file://{folder}/../outside.png"):
         with pytest.raises(DataError, match="leads out of the image folder"):
             read(folder, {**GOOD, "image": name})
     assert read(folder, {**GOOD, "image": "inner.png"})[0].images == ((folder / "a.png").resolve(),)
+
+
+def test_whole_paths_and_file_addresses_into_the_folder_are_read(folder):
+    Image.new("RGB", (2, 2)).save(folder / "sub" / "b c%.png")
+    path = folder / "sub" / "b c%.png"
+    for name in (str(path), path.as_uri(), f"file://localhost{path.as_uri()[7:]}", "file://sub/b%20c%25.png"):
+        assert read(folder, {**GOOD, "image": name})[0].images == (path.resolve(),)
+    with pytest.raises(DataError, match="is not in the image folder"):
+        read(folder, {**GOOD, "image": (folder / "none.png").as_uri()})
+    with pytest.raises(DataError, match=r"is no path .File name too long"):
+        read(folder, {**GOOD, "image": "a" * 5000})
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,66 @@ def test_malformed_questions_are_named_by_line(folder: Path, changes: dict[str, 
     assert len(problems) == 1
 
 
+def joined(**names: str) -> list[dict[str, Any]]:
+    """Two questions of each category, numbered anew in each, with other names of columns where given."""
+    rows = [
+        {
+            "question_id": str(n),
+            "question": "Is it?",
+            "answer": ("yes", "no")[n],
+            "image": "a.jpg",
+            "category": category,
+        }
+        for category in ("adversarial", "popular", "random")
+        for n, answer in enumerate(("yes", "no"))
+    ]
+    return [{names.get(key, key): value for key, value in row.items()} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("names", "changes"),
+    [
+        ({}, {}),
+        ({"question": "text", "answer": "label", "category": "type"}, {}),
+        ({"question": "query", "answer": "gt_answer", "category": "strategy"}, {"strategy": "coco_Popular"}),
+        ({"image": "image_source"}, {"image_source": "a"}),
+        ({"question": "prompt", "answer": "ground_truth"}, {"image": {"bytes": None, "path": "a.jpg"}}),
+    ],
+)
+def test_one_file_of_all_categories(folder: Path, names: dict[str, str], changes: dict[str, Any]) -> None:
+    rows = joined(**names)
+    rows[2] |= changes
+    file = write(folder / "pope.jsonl", *rows)
+    assert question_files(folder) == question_files(file) == {"questions": file}
+    items = read_questions(file, "questions", folder)
+    assert [item.id for item in items] == [
+        f"{category}/{n}" for category in ("adversarial", "popular", "random") for n in range(2)
+    ]
+    assert {item.task for item in items} == {"pope_adversarial", "pope_popular", "pope_random"}
+    assert [item.answer for item in items] == ["yes", "no"] * 3
+    assert all(item.image == (folder / "a.jpg").resolve() and item.image_id == "a.jpg" for item in items)
+
+
+def test_numbers_that_come_again_within_a_category(folder: Path) -> None:
+    good = {"question_id": 1, "image": "a.jpg", "text": "Is it?", "label": "Yes."}
+    file = write(folder / "q.json", good, good | {"image": "b.jpg"}, good | {"text": "Is that?"})
+    assert [item.id for item in read_questions(file, "popular", folder)] == ["popular/1", "popular/1#2", "popular/1#3"]
+
+
+def test_two_files_of_all_categories_are_not_guessed_between(folder: Path) -> None:
+    for name in ("pope.json", "pope_again.json"):
+        write(folder / name, *joined())
+    with pytest.raises(DataError, match=r"pope.json and pope_again.json are both POPE of no strategy"):
+        question_files(folder)
+
+
+def test_questions_without_answers_say_where_those_are(folder: Path) -> None:
+    """LLaVA's llava_pope_test.jsonl holds the questions of all categories, and no labels."""
+    file = write(folder / "q.jsonl", {"question_id": 1, "image": "a.jpg", "text": "Is it?", "category": "popular"})
+    with pytest.raises(DataError, match=r"line 1: expected text under 'label' or 'answer'.*the authors' own"):
+        read_questions(file, "questions", folder)
+
+
 def test_questions_from_object_lists(folder: Path) -> None:
     objects = {"a": ("dog", "orange"), "b": ("cat",)}
     items = object_items(objects, {name: folder / f"{name}.jpg" for name in objects}, "random")

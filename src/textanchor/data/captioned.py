@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from textanchor.data.items import ImageSource
-from textanchor.data.json_rows import data_file, image_path, read_rows, text_of, texts_of
+from textanchor.data.json_rows import data_file, read_rows, text_of, texts_of
+from textanchor.data.row_images import image_of, name_in
 from textanchor.data.scenes import draw_scene
 from textanchor.data.tasks import require_drawable
 from textanchor.errors import DataError
@@ -55,14 +56,12 @@ def read_captioned(path: Path) -> list[CaptionedImage]:
     file = data_file(path)
     images: dict[Path, dict[str, None]] = {}
     for place, row in read_rows(file):
-        name = text_of(place, row, "image", "the path of an image file")
-        captions = images.setdefault(image_path(place, name, file.parent), {})
+        captions = images.setdefault(image_of(place, row, file.parent), {})
         captions.update(dict.fromkeys(_captions(place, row)))
     if not images:
         raise DataError(f"{file}: holds no row; expected one JSON object with 'image' on each line")
-    folder = file.parent.resolve()
     return [
-        CaptionedImage(id=str(image.relative_to(folder)), image=image, captions=tuple(captions))
+        CaptionedImage(id=name_in(file.parent, image), image=image, captions=tuple(captions))
         for image, captions in images.items()
     ]
 

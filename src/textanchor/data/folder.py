@@ -4,19 +4,25 @@ A row of `data.jsonl` holds `question` and `answer`, and where they apply `id`, 
 `task`, `split`, `choices`, `objects` (all that are in the image) and `captions` (other people's, of the image).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from textanchor.data.conversations import conversation, is_conversation
+from textanchor.data.distinct import DistinctItems
 from textanchor.data.items import PLACEHOLDER, Conversation, Item
-from textanchor.data.json_rows import data_file, image_path, noting, read_rows, text_of, texts_of
+from textanchor.data.json_rows import data_file, id_of, noting, read_rows, text_of, texts_of
+from textanchor.data.row_images import (
+    marker,
+    name_in,
+    only_image,
+    require_no_image,
+    require_none_overlooked,
+    shown_images,
+)
 from textanchor.errors import DataError, shown
 
 DEFAULT_TASK = "questions"
-
-Placed = tuple[str, Item]
-"""File and line, and the item that is there."""
 
 
 def read_items(
@@ -30,25 +36,24 @@ def read_items(
     """
     file = data_file(Path(path))
     folder = image_folder if image_folder is not None else file.parent
-    placed: list[Placed] = []
+    items = DistinctItems()
     other_splits: set[str] = set()
     for number, (place, row) in enumerate(read_rows(file, problems), start=1):
         with noting(problems):
-            if is_conversation(row):
-                placed += ((place, item) for item in _turns(place, conversation(place, row, folder, number)))
-            elif row.get("split", split) == split:
-                placed.append((place, _question(place, row, folder, number)))
-            else:
+            if row.get("split") not in (None, split):
                 other_splits.add(str(row["split"]))
-    if not placed and other_splits:
+            elif is_conversation(row):
+                items.add(place, list(_turns(place, conversation(place, row, folder, number))))
+            else:
+                items.add(place, [_question(place, row, folder, number)])
+    if not items.all and other_splits:
         raise DataError(f"{file}: no row of the split {split!r}; it has {', '.join(sorted(other_splits))}")
-    return _distinct(placed, problems)
+    return items.all
 
 
 def _turns(place: str, talk: Conversation) -> Iterator[Item]:
     """Every question with what was said before it; an image is there from the turn on that shows it."""
-    if len(talk.images) > 1:
-        raise DataError(f"{place}: {len(talk.images)} images, but a question is scored with one at most; leave it out")
+    image = only_image(place, talk.images)
     marked = next((i for i, turn in enumerate(talk.turns) if PLACEHOLDER in turn.question), 0)
     for i, turn in enumerate(talk.turns):
         yield Item(
@@ -56,7 +61,7 @@ def _turns(place: str, talk: Conversation) -> Iterator[Item]:
             task=DEFAULT_TASK,
             question=turn.question,
             answer=turn.answer.strip(),
-            image=talk.images[0] if talk.images and i >= marked else None,
+            image=image if i >= marked else None,
             system=talk.system,
             history=talk.turns[:i],
         )
@@ -70,26 +75,19 @@ def _question(place: str, row: dict[str, Any], folder: Path, number: int) -> Ite
             f"{place}, key 'choices': expected different answers with {shown(answer)} among them, found "
             f"{shown(list(choices))}"
         )
-    image = None if row.get("image") is None else text_of(place, row, "image", "the path of an image file")
+    for text in choices or (answer,):
+        require_no_image(place, f"answer {shown(text)}", text)
+    (question,), images = shown_images(place, row, [marker(row, folder)(question)], folder)
+    if not images:
+        require_none_overlooked(place, row)
     return Item(
-        id=str(row.get("id", f"row-{number}")),
+        id=id_of(place, row, number),
         task=str(row.get("task", DEFAULT_TASK)),
         question=question,
         answer=answer,
         choices=choices,
-        image=None if image is None else image_path(place, image, folder),
-        image_id=image,
+        image=only_image(place, images),
+        image_id=name_in(folder, images[0]) if images else None,
         objects=texts_of(place, row, "objects"),
         references=texts_of(place, row, "captions"),
     )
-
-
-def _distinct(placed: Iterable[Placed], problems: list[str] | None) -> list[Item]:
-    """The items, none with the id of one before it: two models' scores are paired by it."""
-    items: dict[str, Item] = {}
-    for place, item in placed:
-        with noting(problems):
-            if item.id in items:
-                raise DataError(f"{place}: the id {item.id!r} has been given above; give each row its own")
-            items[item.id] = item
-    return list(items.values())

@@ -80,22 +80,12 @@ def _parsed(place: str, text: str) -> Any:
         raise DataError(f"{error}; {way_out}") from error
 
 
-def image_path(place: str, name: str, folder: Path) -> Path:
-    """Existing file below `folder`, links followed; DataError otherwise."""
-    if "://" in name or name.startswith("data:"):
-        raise DataError(f"{place}: image {shown(name)} is no file; download it and give its path")
-    try:
-        resolved = (folder / name).resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a null character, a loop of links
-        raise DataError(f"{place}: image {shown(name)} is no path ({error})") from error
-    if Path(name).is_absolute() or not resolved.is_relative_to(folder.resolve()):
-        raise DataError(
-            f"{place}: image {shown(name)} leads out of the image folder {folder}; give a path relative to it, or "
-            "name another image folder"
-        )
-    if not resolved.is_file():
-        raise DataError(f"{place}: image {shown(name)} is not in the image folder {folder}; name the right folder")
-    return resolved
+def id_of(place: str, row: dict[str, Any], number: int) -> str:
+    """The row's id as text; `row-` and its number where it has none. DataError where it is something else."""
+    name = row.get("id")
+    if not isinstance(name, str | int | None):
+        raise DataError(f"{place}, key 'id': expected text or a whole number, found {shown(name)}")
+    return f"row-{number}" if name is None else str(name)
 
 
 def text_of(place: str, row: dict[str, Any], key: str, what: str = "text") -> str:

@@ -1,6 +1,6 @@
 """Suites from the user's own files: tasks, POPE questions and captions of a folder (formats: docs/evaluation.md)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -30,9 +30,7 @@ def folder_suites(path: Path, *, num_items: int | None, seed: int, options: Suit
     A task whose images all have `captions` is answered with captions; the others are questions.
     """
     items, malformed = _read(path, options)
-    tasks: dict[str, list[Item]] = {}
-    for item in items:
-        tasks.setdefault(item.task, []).append(item)
+    tasks = _by_task(items)
     suites: list[AbstractSuite] = []
     for task, own in tasks.items():
         name = _name(path) if len(tasks) == 1 else f"{_name(path)}/{task}"
@@ -54,7 +52,8 @@ def pope_suites(path: Path, *, num_items: int | None, seed: int, options: SuiteO
     files = question_files(path)
     image_folder = options.image_folder or (path if path.is_dir() else path.parent)
     if files:
-        asked = [read_questions(file, strategy, image_folder, problems=problems) for strategy, file in files.items()]
+        read = [read_questions(file, strategy, image_folder, problems=problems) for strategy, file in files.items()]
+        asked = list(_by_task(item for items in read for item in items).values())
         malformed = accepted(path, problems, sum(map(len, asked)), options)
     else:
         items, malformed = _read(path, options)
@@ -124,6 +123,13 @@ def accepted(path: Path, problems: Sequence[str], num_items: int, options: Suite
     if not num_items:
         raise DataError(f"{path}: holds no rows, so there is nothing to ask")
     return tuple(problems)
+
+
+def _by_task(items: Iterable[Item]) -> dict[str, list[Item]]:
+    tasks: dict[str, list[Item]] = {}
+    for item in items:
+        tasks.setdefault(item.task, []).append(item)
+    return tasks
 
 
 def _name(path: Path) -> str:
