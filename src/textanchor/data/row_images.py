@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from textanchor.data.image_tags import MarkedText, count_loose_marks, joined, mark_images, mark_loose
-from textanchor.data.items import PLACEHOLDER
+from textanchor.data.items import PLACEHOLDER, ImageSource
 from textanchor.errors import DataError, shown
 
 IMAGE_KEYS = ("image", "images")
@@ -163,7 +163,7 @@ def name_in(folder: Path, image: Path) -> str:
     return image.relative_to(folder.resolve()).as_posix()
 
 
-def only_image(place: str, images: Sequence[Path]) -> Path | None:
+def only_image(place: str, images: Sequence[ImageSource]) -> ImageSource | None:
     """The image of a question, which has one at most; DataError for more."""
     if len(images) > 1:
         raise DataError(f"{place}: {len(images)} images, but a question is scored with one at most; leave it out")
