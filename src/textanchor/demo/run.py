@@ -1,5 +1,6 @@
 """The main job: measure, adapt plainly and with the anchor held, measure again, compare, report."""
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -241,6 +242,7 @@ def run_demo(
             demo.prepare()
             before = demo.measure_before()
             held, plan = demo.run("app", None)
+            gc.collect()  # a trainer and its callbacks name each other, and with them the model, a gigabyte in all
             plain, _ = demo.run("full", plan)
         cost = {"seconds": progress.seconds, **memory_cost(), "phases": progress.told()}
         command = f"textanchor demo --task {chosen.task} --seed {chosen.seed} --minutes {minutes:g}"
