@@ -117,6 +117,7 @@ def test_mistakes_are_found_before_anything_runs(tmp_path: Path, arm: dict[str, 
 @pytest.mark.parametrize(
     ("changes", "fragment"),
     [
+        ({"arms": {"a" * 300: {}}}, "characters, too long for its files"),
         ({"tasks": {"digit": {}}}, "did you mean 'digits'"),
         ({"tasks": {"digits": {"retained": ["colour"]}}}, "did you mean 'color'"),
         ({"tasks": {"digits": {"retained": ["digits"]}}}, "the new task itself"),

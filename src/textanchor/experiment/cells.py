@@ -21,6 +21,8 @@ OUTPUT = Path("output")
 FIXED = {"output": "a comparison writes no models", "training.seed": "the matrix has seeds"}
 MOST_SHOWN = 24
 """Characters of a value in a file name."""
+LONGEST_NAME = 230
+"""Characters of a cell's name: file systems take 255, and a file has some more while it is being written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,12 @@ def expand(matrix: MatrixConfig) -> list[Cell]:
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
         raise ConfigError(f"{matrix.name}: two cells are called {doubled}; give each strength and rate once")
+    longest = max(names, key=len)
+    if len(longest) > LONGEST_NAME:
+        raise ConfigError(
+            f"{matrix.name}: cell {longest} has a name of {len(longest)} characters, too long for its files; shorten "
+            f"the names of the arm and the task to {LONGEST_NAME} in all"
+        )
     return cells
 
 
