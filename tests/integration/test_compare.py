@@ -25,6 +25,7 @@ from textanchor.experiment.command import Outcome, compare
 from textanchor.experiment.results import Results
 from textanchor.experiment.run import run_cell
 from textanchor.holds import plan_holds
+from textanchor.outputs import temporary_sibling
 from textanchor.records import RunRecord
 from textanchor.training.adapt import adapt
 from textanchor.vlm import precision as precision_module
@@ -217,6 +218,18 @@ def test_the_base_decides_what_is_retained_where_nobody_says(tmp_path: Path, mon
     monkeypatch.setattr(bench_module, "can_do", lambda rows, task, num_validation: False)
     with pytest.raises(TextanchorError, match="can do none"):
         run_cell(cell, Bench(load_tiny))
+
+
+def test_a_record_that_is_being_written_is_not_read(tmp_path: Path) -> None:
+    run(write_matrix(tmp_path), tmp_path / "out", only=["seed=0", "arm=plain"])
+    results = Results(tmp_path / "out")
+    (record,) = (tmp_path / "out" / "runs").iterdir()
+    for content in (record.read_text(), "{"):
+        temporary_sibling(record).write_text(content)
+    assert [found.name for found in results.records()] == [record.stem]
+    outcome = run(write_matrix(tmp_path), tmp_path / "out", only=["seed=0", "arm=plain"])
+    assert (outcome.num_done, outcome.num_left) == (1, 0)
+    assert list((tmp_path / "out" / "runs").iterdir()) == [record]
 
 
 def test_failed_cells_are_kept_apart_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

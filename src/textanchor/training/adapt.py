@@ -12,14 +12,16 @@ from transformers import TrainerCallback
 from textanchor.errors import ConfigError
 from textanchor.files import atomic_directory, write_json
 from textanchor.holds import HoldPlan
-from textanchor.outputs import require_room
+from textanchor.outputs import claimed, require_room
 from textanchor.records import RunRecord
 from textanchor.training.adapter_export import save_adapter_checked
 from textanchor.training.audit import Audit
 from textanchor.training.checkpoints import (
+    RECORD,
     checkpoint_to_resume,
     checkpoints_kept,
     precision_of_checkpoint,
+    remove_outlived,
     workspace_of,
 )
 from textanchor.training.config import AdaptConfig
@@ -76,8 +78,10 @@ def adapt(
         raise ConfigError("adapt takes model and processor together, or neither of them to load config.model")
     if features is not None and not config.training.cache_features:
         raise ConfigError("a FeatureStore has no effect without training.cache_features: true")
+    workspace = workspace_of(config.output)
+    with claimed(config.output):
+        remove_outlived(workspace, config.output)
     with atomic_directory(config.output) as folder:
-        workspace = workspace_of(config.output)
         checkpoint = checkpoint_to_resume(workspace, resume=resume)
         method = load_method(config.method)
         conversations = read_training_data(config)
@@ -126,5 +130,5 @@ def _written(run: TrainingRun, folder: Path) -> AdaptResult:
     record = run.record()
     record = replace(record, hashes=record.hashes | {"tuned": tensors_hash(plain.state_dict().items())})
     write_json(folder / "audit.json", asdict(audit))
-    record.save(folder / "run.json")
+    record.save(folder / RECORD)
     return AdaptResult(plain, run.processor, config.output, record, audit, run.attachment.plan)

@@ -10,14 +10,16 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from textanchor.config import to_dict
+from textanchor.config import from_dict, to_dict
 from textanchor.errors import ConfigError, DataError, OutputError
 from textanchor.files import read_sealed_json, sha256_of_file, write_sealed_json
 from textanchor.outputs import finished, writing
+from textanchor.records import RunRecord
 from textanchor.training.config import AdaptConfig
 from textanchor.training.hf import RunCallback, checkpoint_folder
 from textanchor.vlm.precision import Format
 
+RECORD = "run.json"
 MARKER = "textanchor.json"
 """Written last, with the checksum of every file: a checkpoint without it was cut off while it was written."""
 PRECISION = "precision"
@@ -147,6 +149,19 @@ def _remove_cut_off(workspace: Path) -> None:
     for path in _checkpoints(workspace).values():
         if not (path / MARKER).is_file():
             shutil.rmtree(path)
+
+
+def remove_outlived(workspace: Path, output: Path) -> None:
+    """Remove the checkpoints of the run that wrote `output`, where it was killed before it had done so itself."""
+    newest = newest_checkpoint(workspace)
+    if newest is None or not (output / RECORD).is_file():
+        return
+    marker, record = read_marker(newest), RunRecord.load(output / RECORD)
+    is_the_same_run = all(record.hashes.get(key) == marker[key] for key in ("model", "data")) and (
+        run_identity(from_dict(AdaptConfig, record.config)) == marker["config"]
+    )
+    if is_the_same_run:
+        shutil.rmtree(workspace)
 
 
 @contextmanager
