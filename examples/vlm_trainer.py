@@ -12,7 +12,7 @@ from textanchor.training.collate import Collator
 from textanchor.training.sequences import encode
 
 
-def tune(model, processor, conversations, texts, *, steps, batch_size=2, learning_rate=1e-3):
+def tune(model, processor, conversations, texts, *, steps, batch_size=2, accumulation=1, learning_rate=1e-3):
     """Train on the conversations in their order, again from the first when they are used up; gives the audit."""
     parts = ta.find_parts(model)
     model.requires_grad_(False)
@@ -27,6 +27,7 @@ def tune(model, processor, conversations, texts, *, steps, batch_size=2, learnin
             output_dir=folder,
             max_steps=steps,
             per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
             learning_rate=learning_rate,
             lr_scheduler_type="constant",
             train_sampling_strategy="sequential",
@@ -45,6 +46,8 @@ def tune(model, processor, conversations, texts, *, steps, batch_size=2, learnin
             data_collator=Collator(processor.tokenizer.pad_token_id or 0),
             callbacks=[held],
         )
+        # the mean is over all answer tokens of a step; of Qwen-VL and GLM-4V the Trainer averages the means of batches
+        trainer.model_accepts_loss_kwargs = True
         trainer.train()
     model.eval()
     return held.handle.audit()

@@ -63,6 +63,8 @@ def tune(model, processor, dataset, texts, *, steps, batch_size=2, learning_rate
             data_collator=data_collator,
             callbacks=[held],
         )
+        # the mean is over all answer tokens of a step; of Qwen-VL and GLM-4V the Trainer averages the means of batches
+        trainer.model_accepts_loss_kwargs = True
         trainer.train()
     model.eval()
     return held.handle.audit()
