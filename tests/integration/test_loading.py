@@ -1,5 +1,6 @@
 """load_vlm: what it reads back, and a one-paragraph error for every folder or name that it cannot read."""
 
+import json
 import shutil
 import time
 
@@ -114,8 +115,10 @@ def test_damaged_weights(folder):
 
 
 def test_missing_shard(folder):
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
-    with pytest.raises(ModelError, match="1 of 1 files that it names are missing"):
+    (folder / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="1 of 1 files that the index names are missing"):
         load_vlm(folder)
 
 

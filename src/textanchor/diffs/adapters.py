@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from textanchor.diffs.checkpoint import ADAPTER_CONFIG, Checkpoint, Problem, open_adapter_weights
+from textanchor.diffs.checkpoint import Checkpoint, Problem
+from textanchor.diffs.folders import ADAPTER_CONFIG, open_adapter_weights
 from textanchor.diffs.structure import Structure
 from textanchor.errors import ModelError
 from textanchor.files import read_json

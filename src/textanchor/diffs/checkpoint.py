@@ -1,7 +1,7 @@
 """A checkpoint as names with shapes, whose rows are read when they are asked for.
 
-A folder with an index or with single files, one file, the tensors of a model in memory, or a state dict. What is wrong
-with the files is told as problems, so that what is left can still be looked at.
+Files, the tensors of a model in memory, or a state dict. What is wrong with files is told as problems, so that what is
+left can still be looked at.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,19 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from textanchor.diffs.headers import DamagedHeaderError, OpenFiles, StoredTensor, read_header
+from textanchor.diffs.headers import OpenFiles, StoredTensor
+from textanchor.diffs.strays import StrayFile
 from textanchor.errors import ModelError
-from textanchor.files import read_json
 from textanchor.holds.bits import dense
-from textanchor.vlm.loading import PICKLE_SUFFIXES
 
-INDEX, ADAPTER_CONFIG, ADAPTER_WEIGHTS = (
-    "model.safetensors.index.json",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-)
-WEIGHT_PICKLES = ("pytorch_model", "adapter_model", "non_lora_trainables", "mm_projector", "model")
-"""Beginnings of the names under which weights are pickled; optimizer states and training arguments are no weights."""
 BLOCK_ELEMENTS = 2**21
 """Elements of the blocks of rows in which tensors are read: small enough for the processor's cache to help."""
 
@@ -49,8 +41,14 @@ class Checkpoint:
     folder: Path | None = None
     """Folder with config.json, where there is one."""
     problems: tuple[Problem, ...] = ()
-    pickles: tuple[str, ...] = ()
-    """Names of pickled weights beside the safetensors, which are not read."""
+    not_held: tuple[Problem, ...] = ()
+    """Tensors that the index names and no file holds: a stale index where the model needs none of them."""
+    refusal: str = ""
+    """Why `from_pretrained` reads none of the folder's files, in a clause about the folder."""
+    files: tuple[str, ...] = ()
+    """Names of the files that were read in the folder."""
+    strays: tuple[StrayFile, ...] = ()
+    """Files with weights in the folder that are not loaded."""
     memory: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     decoder: Any = field(default=None, repr=False)
     """Values and steps of quantised weights by name (a `Decoder`), where there are any."""
@@ -104,124 +102,6 @@ def _dense(label: str, name: str, tensor: Tensor) -> Tensor:
             "the model as it was before"
         )
     return values
-
-
-def open_files(path: Path) -> Checkpoint:
-    """The checkpoint of a folder or a file; ModelError where there is none, or it is pickled.
-
-    Of a folder that holds an adapter beside a model, the model.
-    """
-    if path.is_file():
-        _refuse_pickle(path)
-        header = read_header(path)
-        return _sound(
-            Checkpoint(str(path), header.tensors, _config_folder(path), _truncated(path, header.missing_bytes))
-        )
-    if not path.is_dir():
-        raise ModelError(f"{path}: there is no such folder or file; check the path")
-    pickles = tuple(sorted(p.name for p in path.iterdir() if _is_pickled_weights(p)))
-    index = path / INDEX
-    if index.is_file():
-        return _sound(_indexed(path, index, pickles))
-    files = sorted(p for p in path.glob("*.safetensors") if p.name != ADAPTER_WEIGHTS)
-    if not files:
-        found = f"only pickled weights ({', '.join(pickles)}), which can run code when read" if pickles else "none"
-        raise ModelError(
-            f"{path}: expected weights as *.safetensors, found {found}; where you trust them, load them with "
-            "from_pretrained and write them with save_pretrained"
-        )
-    return _sound(_merged(str(path), path, files, pickles))
-
-
-def open_adapter_weights(folder: Path) -> Checkpoint:
-    """Tensors of a PEFT adapter folder; ModelError where they are pickled, missing or damaged."""
-    file = folder / ADAPTER_WEIGHTS
-    pickles = tuple(sorted(p.name for p in folder.iterdir() if _is_pickled_weights(p)))
-    if not file.is_file():
-        found = f"only {', '.join(pickles)}, pickled, which can run code when read" if pickles else "none"
-        raise ModelError(
-            f"{folder}: expected the adapter's weights as {ADAPTER_WEIGHTS}, found {found}; where you trust it, load "
-            "it with PeftModel.from_pretrained and write it with save_pretrained"
-        )
-    header = read_header(file)
-    return _sound(Checkpoint(str(folder), header.tensors, folder, _truncated(file, header.missing_bytes), pickles))
-
-
-def is_adapter_folder(path: Path) -> bool:
-    """Whether a folder holds a PEFT adapter and no model of its own."""
-    has_model = (path / INDEX).is_file() or any(p.name != ADAPTER_WEIGHTS for p in path.glob("*.safetensors"))
-    return (path / ADAPTER_CONFIG).is_file() and not has_model
-
-
-def _is_pickled_weights(path: Path) -> bool:
-    return path.suffix in PICKLE_SUFFIXES and path.name.startswith(WEIGHT_PICKLES)
-
-
-def _refuse_pickle(path: Path) -> None:
-    if path.suffix in PICKLE_SUFFIXES:
-        raise ModelError(
-            f"{path}: pickled weights can run code when read, so they are refused; where you trust them, load them "
-            "with from_pretrained (or torch.load with weights_only=True) and write them with safetensors"
-        )
-
-
-def _config_folder(file: Path) -> Path | None:
-    return file.parent if (file.parent / "config.json").is_file() else None
-
-
-def _truncated(path: Path, missing_bytes: int) -> tuple[Problem, ...]:
-    size = path.stat().st_size
-    what = f"is cut off: {size:,} of {size + missing_bytes:,} bytes"
-    return (Problem(path.name, what),) if missing_bytes else ()
-
-
-def _merged(label: str, folder: Path, files: Iterable[Path], pickles: tuple[str, ...]) -> Checkpoint:
-    tensors: dict[str, StoredTensor] = {}
-    problems: list[Problem] = []
-    for file in files:
-        try:
-            header = read_header(file)
-        except DamagedHeaderError:
-            problems.append(Problem(file.name, "is no safetensors file, or cut off within its header"))
-            continue
-        tensors |= header.tensors
-        problems += _truncated(file, header.missing_bytes)
-    config = folder if (folder / "config.json").is_file() else None
-    return Checkpoint(label, tensors, config, tuple(problems), pickles)
-
-
-def _indexed(folder: Path, index: Path, pickles: tuple[str, ...]) -> Checkpoint:
-    weight_map: Any = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-        raise ModelError(f"{index}: expected a weight_map from tensors to files; save the checkpoint again")
-    outside = next((file for file in weight_map.values() if Path(file).name != file), None)
-    if outside is not None:
-        raise ModelError(
-            f"{index}: names {outside!r}, which is not a file of its own folder; save the checkpoint again"
-        )
-    files = sorted(set(weight_map.values()))
-    found = _merged(str(folder), folder, [folder / f for f in files if (folder / f).is_file()], pickles)
-    damaged = {problem.file for problem in found.problems}
-    problems = list(found.problems)
-    for file in files:
-        named = [name for name, where in weight_map.items() if where == file]
-        absent = [name for name in named if name not in found.tensors]
-        if not (folder / file).is_file():
-            problems.append(Problem(file, f"is missing, which the index names (tensors in it: {len(named)})"))
-        elif absent and file not in damaged:
-            problems.append(Problem(file, f"lacks tensors that the index names in it: {len(absent)}, as {absent[0]}"))
-    return Checkpoint(found.label, found.tensors, found.folder, tuple(problems), pickles)
-
-
-def _sound(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint without the tensors that its files do not hold to their end."""
-    sizes = {path: path.stat().st_size for path in {t.path for t in checkpoint.tensors.values()} if path is not None}
-    whole = {
-        name: tensor
-        for name, tensor in checkpoint.tensors.items()
-        if tensor.path is None or tensor.offset + tensor.num_bytes <= sizes[tensor.path]
-    }
-    return Checkpoint(checkpoint.label, whole, checkpoint.folder, checkpoint.problems, checkpoint.pickles)
 
 
 def is_float(dtype: torch.dtype) -> bool:

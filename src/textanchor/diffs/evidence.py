@@ -8,11 +8,37 @@ from textanchor.diffs.checkpoint import Problem
 from textanchor.diffs.matching import Matching
 from textanchor.diffs.merges import MERGES, MergeFit
 from textanchor.diffs.rows import PartRow, TensorRow
+from textanchor.report.readings import PART_TITLES
 
 MERGE_TOLERANCE = 0.1
 """How far from a whole number the ratio of the weights' update to the adapter's may be, to be taken for it."""
 LARGEST_MISFIT = 0.3
 """Largest share of the weights' update that is none of the adapter's, for the ratio to say something of merging."""
+
+
+@dataclass(frozen=True)
+class Stray:
+    """A file with weights that is not loaded with the rest of its folder."""
+
+    name: str
+    is_pickled: bool
+    parts: Mapping[str, int] | None
+    """Part -> number of its tensors in the file; None where that cannot be told without running a pickle."""
+
+    def may_hold(self, part: str) -> bool:
+        """Whether tensors of that part may be in the file."""
+        return not self.parts or part in self.parts
+
+    @property
+    def where(self) -> str:
+        """The file as the end of a sentence that says where something may be."""
+        return f"{self.name}, which is {'pickled, was not read' if self.is_pickled else 'not loaded'}"
+
+    def __str__(self) -> str:
+        counts = self.parts or {}
+        what = [f"{number} of the {PART_TITLES[part]}" for part, number in counts.items()]
+        held = f"tensors: {', '.join(what)}" if what else "no tensors that can be listed"
+        return f"{self.name} ({held}{'; pickled' if self.is_pickled else ''})"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,7 +49,12 @@ class Evidence:
     parts: Sequence[PartRow]
     matching: Matching
     problems: tuple[Problem, ...] = ()
-    pickles: tuple[str, ...] = ()
+    loaded: str = ""
+    """Who loads the tuned files, and which: "from_pretrained reads model.safetensors"."""
+    strays: tuple["Stray", ...] = ()
+    """Files with weights that lie beside them and are not loaded."""
+    refusal: str = ""
+    """Why Transformers cannot load the tuned folder at all, in a clause about it."""
     lora: tuple[str, ...] = ()
     """LoRA factors inside the tuned checkpoint."""
     unexpected: tuple[str, ...] = ()
@@ -48,6 +79,10 @@ class Evidence:
     def changed(self, part: str | None = None) -> list[TensorRow]:
         """Tensors that changed, of one part or of all."""
         return [row for row in self.rows if row.is_changed and part in (None, row.part)]
+
+    def may_be_in(self, part: str) -> str:
+        """Where tensors of a part may be that are not loaded, as the end of a sentence; empty for nowhere."""
+        return next((stray.where for stray in self.strays if stray.may_hold(part)), "")
 
     def missing(self, part: str | None = None) -> list[str]:
         """Names of the tensors that are not in the tuned checkpoint, of one part or of all."""

@@ -16,6 +16,7 @@ Severity = Literal["lost", "warning", "note"]
 
 FINDINGS: dict[Severity, tuple[Callable[[Evidence], str | None], ...]] = {
     "lost": (
+        losses.not_loadable,
         losses.incomplete,
         losses.not_finite,
         losses.adapter_not_applied,
@@ -43,7 +44,7 @@ FINDINGS: dict[Severity, tuple[Callable[[Evidence], str | None], ...]] = {
         remarks.vocabulary_resized,
         remarks.unexpected_tensors,
         remarks.unbuilt_tensors_dropped,
-        remarks.pickles_unread,
+        remarks.files_passed_over,
         remarks.norm_growth,
     ),
     "note": (remarks.summary, remarks.quantised, remarks.intruder_dimensions, remarks.unbuilt_tensors),

@@ -5,6 +5,11 @@ from statistics import median
 from textanchor.diffs.evidence import Evidence, and_more, merged_dtype, tensors_are, whole_ratio
 
 
+def not_loadable(evidence: Evidence) -> str | None:
+    """`from_pretrained` ends with an error, whatever lies in the folder."""
+    return f"from_pretrained cannot load the folder: {evidence.refusal}" if evidence.refusal else None
+
+
 def incomplete(evidence: Evidence) -> str | None:
     """Files of the tuned checkpoint are cut off or missing."""
     if not evidence.problems:
@@ -91,11 +96,11 @@ def projector_missing(evidence: Evidence) -> str | None:
     missing = evidence.missing("projector")
     if not missing or wrapped_names(evidence) or projector_misnamed(evidence) or evidence.problems:
         return None
-    where = f"; {evidence.pickles[0]}, which is pickled, was not read" if evidence.pickles else ""
+    where = evidence.may_be_in("projector")
     number = len([row for row in evidence.rows if row.part == "projector"])
     return (
         f"the projector was not saved: {len(missing)} of its {number} tensors are missing, and loading would fill them "
-        f"with random numbers{where}"
+        f"with random numbers{f'; it may be in {where}' if where else ''}"
     )
 
 
@@ -129,11 +134,12 @@ def nothing_changed(evidence: Evidence) -> str | None:
     """The tuned checkpoint is the base."""
     if evidence.changed() or evidence.problems or evidence.missing() or any(row.num_bad for row in evidence.rows):
         return None
+    where = f"; it may be in {evidence.strays[0].where}" if evidence.strays else ""
     rounded = next((row for row in evidence.rows if row.status == "rounding"), None)
     if rounded is not None:
         types = f"from {rounded.base_dtype} to {rounded.tuned_dtype}"
-        return f"nothing is changed beyond the rounding {types}: your tuning was not saved"
-    return "nothing is changed: the tuned checkpoint holds the base's weights, your tuning was not saved"
+        return f"nothing is changed beyond the rounding {types}: your tuning was not saved{where}"
+    return f"nothing is changed: the tuned checkpoint holds the base's weights, your tuning was not saved{where}"
 
 
 def projector_unchanged(evidence: Evidence) -> str | None:
@@ -143,8 +149,6 @@ def projector_unchanged(evidence: Evidence) -> str | None:
         return None
     if any(row.status not in ("equal", "rounding") for row in rows):
         return None
-    if evidence.pickles:
-        return (
-            f"the projector is unchanged: your tuning may be in {evidence.pickles[0]}, which is pickled, was not read"
-        )
+    if where := evidence.may_be_in("projector"):
+        return f"the projector is unchanged: your tuning may be in {where}"
     return "the projector is unchanged: your tuning was not saved (if you froze it, say --frozen projector)"

@@ -7,23 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from transformers.utils import CONFIG_NAME
 
 from textanchor.diffs.adapted import AdaptedCheckpoint
 from textanchor.diffs.adapters import read_adapter
-from textanchor.diffs.checkpoint import (
-    ADAPTER_CONFIG,
-    Checkpoint,
-    checkpoint_of_tensors,
-    is_adapter_folder,
-    open_files,
-)
+from textanchor.diffs.checkpoint import Checkpoint, checkpoint_of_tensors
 from textanchor.diffs.compare import Source, compare
+from textanchor.diffs.folders import ADAPTER_CONFIG, is_adapter_folder, open_files
 from textanchor.diffs.matching import Matching, NamedTensors, match, named_tensors
 from textanchor.diffs.merges import ExpectedUpdate
 from textanchor.diffs.storage import dequantised
 from textanchor.diffs.structure import ALL_LOOKED_FOR, PartNames, Structure
 from textanchor.errors import ConfigError, DataError, ModelError
 from textanchor.vlm.loading import EMBEDDED, HUB_ID, hub_folder, load_vlm
+from textanchor.vlm.weight_files import listed
 
 Given = str | Path | Mapping[str, Tensor] | nn.Module
 """A folder, a file, a hub id, "embedded", a state dict, or a model."""
@@ -37,8 +34,10 @@ class Pair:
     ) -> None:
         base, tuned = _resolved(base), _resolved(tuned)
         self.base = _opened(base, "base")
-        if self.base.problems:
-            raise ModelError(f"{self.base.label}: the base is incomplete: {self.base.problems[0]}; copy it again")
+        if self.base.refusal:
+            raise ModelError(f"{self.base.label}: from_pretrained cannot load the base: {self.base.refusal}")
+        if problems := (*self.base.problems, *self.base.not_held):
+            raise ModelError(f"{self.base.label}: the base is incomplete: {problems[0]}; copy it again")
         self.is_adapter = isinstance(tuned, Path) and is_adapter_folder(tuned)
         tuned_files = None if self.is_adapter else _opened(tuned, "tuned checkpoint")
         self.structure = _structure(base, tuned, self.base, tuned_files, names)
@@ -50,7 +49,9 @@ class Pair:
         else:
             assert tuned_files is not None
             self.tuned, self.label = tuned_files, tuned_files.label
-            self.problems, self.pickles = tuned_files.problems, tuned_files.pickles
+            self.problems = (*tuned_files.problems, *tuned_files.not_held)
+            self.loaded, self.strays = f"from_pretrained reads {listed(tuned_files.files)}", tuned_files.strays
+            self.refusal = tuned_files.refusal or self._lacks_config(tuned)
             in_memory = bool(tuned_files.memory)
             self.tuned_names = named_tensors(tuned_files.tensors, self.structure, any_wrapper=in_memory)
             self.matching = match(self.base_names, self.base, self.tuned_names, tuned_files, self.structure)
@@ -65,11 +66,19 @@ class Pair:
             raise ConfigError("adapter is for a merged model; the tuned checkpoint is an adapter itself: leave it out")
         self.tuned = self._adapted(folder)
         found = self.tuned.adapter
-        self.label, self.problems, self.pickles = f"{folder} (adapter)", found.problems, found.weights.pickles
+        self.label, self.problems, self.refusal = f"{folder} (adapter)", found.problems, ""
+        self.loaded, self.strays = f"PEFT reads {listed(found.weights.files)}", found.weights.strays
         known = self.tuned.base_names
         unknown = tuple(file_name for name, file_name in found.whole.items() if name not in known)
         self.tuned_names = NamedTensors({}, {}, (), unknown)
         self.matching = Matching({name: (known[name], name) for name in self.tuned.tensors if name in known})
+
+    def _lacks_config(self, tuned: Any) -> str:
+        """Why a tuned folder without config.json cannot be loaded, where the base shows that there should be one."""
+        is_bare = isinstance(tuned, Path) and tuned.is_dir() and self.base.folder is not None
+        if not is_bare or (tuned / CONFIG_NAME).is_file():
+            return ""
+        return f"there is no {CONFIG_NAME} in it; copy that of the base, and the other files beside its weights"
 
     def _find_adapter(self, folder: Path | None, adapter: str | Path | None) -> None:
         """The adapter that the user names, or one that lies beside the weights."""

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from textanchor.diffs.evidence import Evidence, and_more, merged_dtype, swallowed_share, tensors_are, whole_ratio
-from textanchor.diffs.losses import projector_missing, projector_unchanged
 from textanchor.diffs.quantised import FLOAT8
 from textanchor.report.readings import PART_TITLES
 
@@ -11,6 +10,7 @@ NORM_GROWTH = 1.5
 """Times its norm in the base, from which a weight is said to have grown (or, inverted, shrunk)."""
 QUANTISED_KINDS = ("nf4", "fp4", "int8", *(str(dtype).removeprefix("torch.") for dtype in FLOAT8))
 HALF_TYPES = ("bfloat16", "float16")
+MAX_FILES = 4
 SWALLOWED_WARNING = 0.1
 """Share of an adapter's update, from which it is a warning that rounding swallowed it."""
 
@@ -119,11 +119,13 @@ def unbuilt_tensors(evidence: Evidence) -> str | None:
     return f"{tensors_are(len(names))} in both and not compared, as Transformers builds no module for them ({names[0]})"
 
 
-def pickles_unread(evidence: Evidence) -> str | None:
-    """Pickled weights lie beside those that were read."""
-    if not evidence.pickles or projector_missing(evidence) or projector_unchanged(evidence):
+def files_passed_over(evidence: Evidence) -> str | None:
+    """Weights lie beside those that are loaded."""
+    if not evidence.strays:
         return None
-    return f"{', '.join(evidence.pickles)} beside the weights: pickled, not read"
+    some = ", ".join(map(str, evidence.strays[:MAX_FILES]))
+    more = and_more(len(evidence.strays) - MAX_FILES, "other file") if len(evidence.strays) > MAX_FILES else ""
+    return f"{evidence.loaded} and passes over {some}{more}"
 
 
 def norm_growth(evidence: Evidence) -> str | None:

@@ -8,13 +8,14 @@ from pathlib import Path
 from textanchor.config import to_dict
 from textanchor.diffs.adapted import AdaptedCheckpoint
 from textanchor.diffs.compare import Change, Source, compare
-from textanchor.diffs.evidence import Evidence
+from textanchor.diffs.evidence import Evidence, Stray
 from textanchor.diffs.findings import find
 from textanchor.diffs.intruders import count_intruders, is_affordable
 from textanchor.diffs.merges import MergeFit
 from textanchor.diffs.pair import Given, Pair
 from textanchor.diffs.report import AnchorSummary, DiffReport
 from textanchor.diffs.rows import TensorRow, part_rows
+from textanchor.diffs.strays import StrayFile
 from textanchor.diffs.structure import GROUPS, PartNames
 from textanchor.diffs.text_anchor import TextAnchor, count_tokens, fit_text_anchor
 from textanchor.errors import ConfigError, ModelError
@@ -61,7 +62,9 @@ def diff(
         parts=parts,
         matching=pair.matching,
         problems=pair.problems,
-        pickles=pair.pickles,
+        loaded=pair.loaded,
+        strays=tuple(_stray(stray, pair) for stray in pair.strays),
+        refusal=pair.refusal,
         lora=pair.tuned_names.lora,
         unexpected=pair.tuned_names.unexpected if pair.structure.model is not None else (),
         unmatched=pair.tuned.adapter.unmatched if isinstance(pair.tuned, AdaptedCheckpoint) else (),
@@ -186,6 +189,11 @@ class _Comparison:
             shape=tuned.stored.shape,
             tuned_dtype=_dtype_name(tuned),
         )
+
+
+def _stray(file: StrayFile, pair: Pair) -> Stray:
+    counts = Counter(map(pair.structure.group_of_stored, file.tensors or ()))
+    return Stray(file.name, file.is_pickled, None if file.tensors is None else counts)
 
 
 def _intruders(change: Change, base: Source, tuned: Source) -> int | None:

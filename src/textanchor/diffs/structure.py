@@ -20,7 +20,7 @@ from textanchor.errors import ModelError
 from textanchor.holds.legal import writes_text
 from textanchor.report.readings import PART_TITLES
 from textanchor.vlm.families import FAMILIES
-from textanchor.vlm.loading import empty_vlm
+from textanchor.vlm.loading import described_model
 from textanchor.vlm.names import is_within
 from textanchor.vlm.parts import VLMParts, find_outer_parts, find_parts
 
@@ -103,7 +103,7 @@ class Structure:
     def of_folder(cls, folder: Path, names: PartNames = ALL_LOOKED_FOR) -> "Structure":
         """Structure of the model that config.json describes; ModelError where Transformers has no such model."""
         try:
-            model = empty_vlm(folder)
+            model = described_model(folder)
         except ModelError as error:
             raise ModelError(
                 f"{error}. To compare tensors by their names alone, give state dicts: ta.diff(base_tensors, "
@@ -136,9 +136,10 @@ class Structure:
     def _renamed(self, name: str, renamings: list[Any], converters: list[Any]) -> tuple[str, str | None]:
         return rename_source_key(name, renamings, converters, self.model.base_model_prefix, self.shapes)
 
-    def group(self, place: Place) -> str:
-        """One of GROUPS."""
-        return self.group_of(place.loaded_as or place.name)
+    def group_of_stored(self, stored_name: str) -> str:
+        """One of GROUPS, for a name in any file: by the words in it where Transformers does not know it."""
+        place = self.place(stored_name)
+        return _group_by_words(place.name) if place.loaded_as is None else self.group_of(place.loaded_as)
 
     def group_of(self, name: str) -> str:
         """One of GROUPS, for a name of the model's own."""

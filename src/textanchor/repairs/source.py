@@ -50,6 +50,8 @@ def open_pair(base: str | Path, tuned: str | Path, names: PartNames = ALL_LOOKED
         _refuse_quantised(checkpoint.label, checkpoint.tensors)
     for given in (base, tuned):
         _refuse_stale_settings(Path(given))
+    if pair.refusal:
+        raise ModelError(f"{pair.label}: from_pretrained cannot load the folder: {pair.refusal}")
     if pair.problems:
         raise ModelError(f"{pair.label}: incomplete: {pair.problems[0]}; copy it again before it is repaired")
     if isinstance(pair.tuned, AdaptedCheckpoint) and (lost := pair.tuned.adapter.unmatched):

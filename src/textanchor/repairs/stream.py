@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from textanchor.diffs.checkpoint import INDEX
 from textanchor.diffs.compare import Source
 from textanchor.diffs.pair import Pair
 from textanchor.errors import ModelError
@@ -33,8 +33,10 @@ def write_interpolated(pair: Pair, plan: RepairPlan, strength: float, folder: Pa
     own_names = {stored: (name, base) for name, (base, stored) in pair.matching.pairs.items()}
     require_room(folder, sum(stored.num_bytes for stored in pair.tuned.tensors.values()))
     rows: list[RepairedTensor] = []
+    source = Path(pair.label)
     files = sorted({t.path for t in pair.tuned.tensors.values() if t.path is not None})
     for path in files:
+        copy = folder / path.relative_to(source)
         tensors = {n: _read(pair, n) for n, stored in pair.tuned.tensors.items() if stored.path == path}
         for stored_name in [n for n in tensors if n in own_names]:
             name, base_name = own_names[stored_name]
@@ -48,13 +50,14 @@ def write_interpolated(pair: Pair, plan: RepairPlan, strength: float, folder: Pa
             if row.change:
                 tensors[stored_name] = interpolated(values, tensors[stored_name], alpha)
                 rows.append(row.after(values, tensors[stored_name]))
-        with writing(folder / path.name, num_bytes=sum(values.nbytes for values in tensors.values())):
-            save_file(tensors, folder / path.name, metadata={"format": "pt"})
-        _require_same(folder / path.name, tensors)
+        with writing(copy, num_bytes=sum(values.nbytes for values in tensors.values())):
+            copy.parent.mkdir(parents=True, exist_ok=True)  # an index may name files in folders within
+            save_file(tensors, copy, metadata={"format": "pt"})
+        _require_same(copy, tensors)
     with writing(folder):
-        copy_other_files(Path(pair.label), folder)
-        if (Path(pair.label) / INDEX).is_file():
-            shutil.copyfile(Path(pair.label) / INDEX, folder / INDEX)
+        copy_other_files(source, folder)
+        if files != [source / SAFE_WEIGHTS_NAME] and (source / SAFE_WEIGHTS_INDEX_NAME).is_file():
+            shutil.copyfile(source / SAFE_WEIGHTS_INDEX_NAME, folder / SAFE_WEIGHTS_INDEX_NAME)
     if not rows:
         raise ModelError(f"{pair.label}: holds the base's weights, so there is nothing to repair")
     return rows

@@ -7,13 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from textanchor.diffs.checkpoint import INDEX
 from textanchor.diffs.compare import Source
+from textanchor.diffs.folders import ADAPTER_CONFIG
 from textanchor.errors import ModelError
 from textanchor.outputs import writing
 from textanchor.repairs.source import Models
-from textanchor.vlm.loading import PICKLE_SUFFIXES
+from textanchor.vlm.weight_files import PICKLE_SUFFIXES
+
+OF_WEIGHTS = (SAFE_WEIGHTS_INDEX_NAME, ADAPTER_CONFIG)
+"""What says how other files are to be loaded, which are not copied."""
 
 
 def write_model(models: Models, new: Mapping[str, Tensor], folder: Path) -> None:
@@ -50,7 +54,7 @@ def write_model(models: Models, new: Mapping[str, Tensor], folder: Path) -> None
 def copy_other_files(source: Path, folder: Path) -> None:
     """Copy what is no weights, such as configuration, tokenizer and processor, over what is there."""
     for path in sorted(source.iterdir()) if source.is_dir() else []:
-        if path.is_file() and path.suffix not in (".safetensors", *PICKLE_SUFFIXES) and path.name != INDEX:
+        if path.is_file() and path.suffix not in (".safetensors", *PICKLE_SUFFIXES) and path.name not in OF_WEIGHTS:
             shutil.copyfile(path, folder / path.name)
 
 

@@ -18,16 +18,16 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 import textanchor.vlm.efficientnet_tower  # noqa: F401  registers the tower, which a saved embedded model names
 from textanchor.errors import ModelError
 from textanchor.files import read_json
+from textanchor.vlm.weight_files import listed, weight_files
 
 EMBEDDED = "embedded"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 HUB_TIMEOUT_SECONDS = 3.0
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-MAX_NAMES = 4
 
 
 def load_vlm(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, Any]:
@@ -60,16 +60,26 @@ def load_model(name_or_path: str | Path) -> PreTrainedModel:
 def empty_vlm(name_or_path: str | Path) -> PreTrainedModel:
     """The model that config.json describes, on the meta device; no weights and no processor need to be there.
 
-    ModelError where there is no such folder or hub id, or the configuration is of no vision-language model.
+    ModelError where there is no such folder or hub id, the configuration is of no vision-language model, or an index
+    of weights is damaged or leads out of its folder.
     """
-    name, local_only = str(name_or_path), True
+    name = str(name_or_path)
     if name == EMBEDDED:
         return load_vlm(EMBEDDED)[0]
-    if Path(name).exists():
-        _check_config(Path(name))
-    else:
-        local_only = _check_hub(name)
-    config = _load_config(name, local_only)
+    if not Path(name).exists():
+        return _on_meta(_load_config(name, _check_hub(name)))
+    if (Path(name) / SAFE_WEIGHTS_INDEX_NAME).is_file() and (reason := weight_files(Path(name)).refusal):
+        raise ModelError(f"{name}: {reason}")
+    return described_model(Path(name))
+
+
+def described_model(folder: Path) -> PreTrainedModel:
+    """The same of a folder whose weights, and whatever names them, are not looked at."""
+    _check_config(folder)
+    return _on_meta(_load_config(str(folder), local_only=True))
+
+
+def _on_meta(config: PreTrainedConfig) -> PreTrainedModel:
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config)
 
@@ -87,15 +97,20 @@ def hub_folder(name: str) -> Path:
 def _check_folder(folder: Path) -> bool:
     """Whether only local files may be read (always); ModelError where the folder holds no model with safetensors."""
     _check_config(folder)
-    if not any(folder.glob("*.safetensors")):
-        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
-        found = f"only pickled weights ({', '.join(pickled[:MAX_NAMES])}), which can run code" if pickled else "none"
-        raise ModelError(
-            f"{folder}: expected weights as *.safetensors, found {found}; convert them where you trust them, with "
-            "from_pretrained and save_pretrained"
-        )
-    _check_shards(folder)
+    _check_weights(folder)
     return True
+
+
+def _check_weights(folder: Path) -> None:
+    found = weight_files(folder)
+    if found.refusal:
+        raise ModelError(f"{folder}: {found.refusal}")
+    missing = [path.name for path in found.files if not path.is_file()]
+    if missing:
+        raise ModelError(
+            f"{folder}: {len(missing)} of {len(found.files)} files that the index names are missing "
+            f"({listed(missing)}); copy or download the folder again"
+        )
 
 
 def _check_config(folder: Path) -> None:
@@ -110,18 +125,6 @@ def _check_config(folder: Path) -> None:
             f"{folder}: no config.json, so this is no folder that save_pretrained wrote for a model; {hint}"
         )
     read_json(folder / "config.json")
-
-
-def _check_shards(folder: Path) -> None:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-        missing = [shard for shard in shards if not (folder / shard).is_file()]
-        if missing:
-            raise ModelError(
-                f"{index}: {len(missing)} of {len(shards)} files that it names are missing "
-                f"({', '.join(missing[:MAX_NAMES])}); copy or download the folder again"
-            )
 
 
 def _check_hub(name: str) -> bool:
@@ -199,10 +202,9 @@ def _check_complete(name: str, info: dict[str, Any]) -> None:
         (other_shape, "have another shape in the weights"),
     ):
         if tensors:
-            some = ", ".join(tensors[:MAX_NAMES]) + (", ..." if len(tensors) > MAX_NAMES else "")
             raise ModelError(
-                f"{name}: {len(tensors)} tensors of the model {what} ({some}); the checkpoint is incomplete or belongs "
-                "to another config.json; copy or download it again"
+                f"{name}: {len(tensors)} tensors of the model {what} ({listed(tensors)}); the checkpoint is "
+                "incomplete or belongs to another config.json; copy or download it again"
             )
 
 
