@@ -104,6 +104,16 @@ def test_version() -> None:
         (["repair", "none", "--base", "none", "--out", "e", "--plan", "config.yaml"], ["config.yaml", "unknown key"]),
         (["repair", "none", "--base", "none", "--out", "e", "--strength", "2"], ["strength", "0 and 1"]),
         (["report", "none"], ["none/report.json", "cannot be read"]),
+        (["report"], ["'DIR'", "report --help"]),
+        (["reprot", "none"], ["'reprot'", "--help"]),
+        (["evaluate", "embedded", "--suite", "shape", "--out", "e", "--num-items", "x"], ["--num-items", "integer"]),
+        (["evaluate", "embedded", "--suite", "shape", "--out", "e", "--num-item", "1"], ["--num-item", "--num-items"]),
+        (["evaluate", "embedded", "--suite", "shape", "--out", "e", "--seed", "-1"], ["seed", "at least 0", "-1"]),
+        (["evaluate", "embedded", "--suite", "shape", "--out", "e", "--num-items", "1000000000"], ["at most 20,000"]),
+        (["demo", "--minutes", "nan"], ["--minutes", "greater than 0"]),
+        (["demo", "--task", "letters"], ["--task", "'letters'", "'words'"]),
+        (["compare", "config.yaml", "--out", "c", "--max-minutes", "nan"], ["--max-minutes", "greater than or equal to 0"]),
+        (["diff", "a", "b", "--frozen", "tower"], ["--frozen", "'tower'", "'vision_tower'"]),
     ],
 )
 def test_mistakes_are_told_in_one_paragraph(

@@ -16,6 +16,8 @@ EXIT_MISTAKE = 2
 """A mistake that the user can mend."""
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
+UsageError = typer.BadParameter.__bases__[0]
+"""What the parser raises; the class of click, or of the copy that newer versions of typer bring."""
 
 VERBS: dict[str, Callable[..., None]] = {
     "demo": demo.run,
@@ -39,7 +41,12 @@ class _Verbs(TyperGroup):
         except TextanchorError as error:
             if ctx.params["debug"]:
                 raise
-            _say(f"[bold red]error:[/] {_escaped(error)}")
+            _say_error(str(error))
+            raise typer.Exit(EXIT_MISTAKE) from error
+        except UsageError as error:
+            usage: Any = error
+            message = usage.format_message().removesuffix(".")
+            _say_error(f"{message}; `{usage.ctx.command_path} --help` lists the options")
             raise typer.Exit(EXIT_MISTAKE) from error
         except KeyboardInterrupt as error:
             if ctx.params["debug"]:
@@ -48,10 +55,10 @@ class _Verbs(TyperGroup):
             raise typer.Exit(EXIT_INTERRUPTED) from error
 
 
-def _escaped(error: TextanchorError) -> str:
+def _say_error(text: str) -> None:
     from rich.markup import escape
 
-    return escape(" ".join(str(error).split()))  # one paragraph
+    _say(f"[bold red]error:[/] {escape(' '.join(text.split()))}")  # one paragraph
 
 
 def _say(text: str) -> None:
