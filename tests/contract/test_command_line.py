@@ -112,7 +112,10 @@ def test_version() -> None:
         (["evaluate", "embedded", "--suite", "shape", "--out", "e", "--num-items", "1000000000"], ["at most 20,000"]),
         (["demo", "--minutes", "nan"], ["--minutes", "greater than 0"]),
         (["demo", "--task", "letters"], ["--task", "'letters'", "'words'"]),
-        (["compare", "config.yaml", "--out", "c", "--max-minutes", "nan"], ["--max-minutes", "greater than or equal to 0"]),
+        (
+            ["compare", "config.yaml", "--out", "c", "--max-minutes", "nan"],
+            ["--max-minutes", "greater than or equal to 0"],
+        ),
         (["diff", "a", "b", "--frozen", "tower"], ["--frozen", "'tower'", "'vision_tower'"]),
     ],
 )

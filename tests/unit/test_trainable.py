@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from helpers.tiny_models import tiny_vlm
-from textanchor.errors import ModelError
+from textanchor.errors import ConfigError, ModelError
 from textanchor.training.config import PartConfig, PartsConfig
+from textanchor.training.method import load_method
 from textanchor.training.trainable import num_trained, set_up_training, trained_parameters
 from textanchor.training.updates import StartWeights
 
@@ -39,6 +40,21 @@ def test_lora_goes_on_linears_of_the_named_part_alone() -> None:
         for part in ("projector", "vision_tower")
     }
     assert ranks == {"projector": {16}, "vision_tower": {2}}
+
+
+@pytest.mark.parametrize(
+    ("method", "rank", "told"),
+    [
+        ("lora", 33, r"parts\.language_model\.rank is 33, but the widest linear of this part has rank 32 at most"),
+        ("lora", 10**18, r"parts\.language_model\.rank is 1,000,000,000,000,000,000, but"),
+        ("corda", 17, r"parts\.language_model\.rank is 17, but the narrowest linear of this part has rank 16 at most"),
+        ("lora_null", 17, r"parts\.language_model\.rank is 17, but the narrowest linear of this part has rank 16"),
+    ],
+)
+def test_a_rank_that_no_weight_has_is_refused_before_it_is_made(method: str, rank: int, told: str) -> None:
+    config = PartsConfig(projector=FROZEN, language_model=PartConfig(train="lora", rank=rank))
+    with pytest.raises(ConfigError, match=told):
+        set_up_training(tiny_vlm("llava"), config, seed=0, method=load_method({"name": method}))
 
 
 def test_full_language_model_training_takes_embedding_and_head() -> None:

@@ -28,6 +28,7 @@ class CorDA(LoraFromTexts):
 
     def make_adapter(self, targets: AdapterTargets) -> nn.Module:
         """PEFT's LoRA with its CorDA start."""
+        targets.require_ranks(in_every_linear=True)
         config = targets.lora_config(
             init_lora_weights="corda", corda_config=CordaConfig(corda_method="kpm", prune_temporary_fields=True)
         )

@@ -34,6 +34,7 @@ class LoRANull(LoraFromTexts):
 
     def make_adapter(self, targets: AdapterTargets) -> nn.Module:
         """PEFT's LoRA, its factors and base layers then set."""
+        targets.require_ranks(in_every_linear=True)
         seconds = self._input_moments(targets)
         model = targets.wrapped(targets.lora_config())
         weights = base_parameters(model)

@@ -11,7 +11,7 @@ from typing import Any
 from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import nn
 
-from textanchor.errors import ModelError
+from textanchor.errors import ConfigError, ModelError
 from textanchor.training.config import PartConfig, PartName
 from textanchor.vlm.names import peft_layers
 from textanchor.vlm.parts import VLMParts
@@ -31,8 +31,25 @@ class AdapterTargets:
         """Full base names of all of them."""
         return [path for paths in self.linears.values() for path in paths]
 
+    def require_ranks(self, *, in_every_linear: bool = False) -> None:
+        """ConfigError where no linear of a part has the rank that its update is to have; or not every one of them."""
+        choose = min if in_every_linear else max
+        for part, paths in self.linears.items():
+            largest = choose(min(self.parts.module(path).weight.shape) for path in paths)  # pyright: ignore
+            rank = _rank(self.configs[part])
+            if rank > largest:
+                which = "narrowest" if in_every_linear else "widest"
+                raise ConfigError(
+                    f"parts.{part}.rank is {rank:,}, but the {which} linear of this part has rank {largest:,} at most; "
+                    "give that or less"
+                )
+
     def lora_config(self, **options: Any) -> LoraConfig:
-        """PEFT's configuration with each part's rank and alpha, and further `options` of PEFT's."""
+        """PEFT's configuration with each part's rank and alpha, and further `options` of PEFT's.
+
+        ConfigError where a rank is more than any linear of its part has.
+        """
+        self.require_ranks()
         first = self.configs[next(iter(self.linears))]
         by_path = {path: self.configs[part] for part, paths in self.linears.items() for path in paths}
         return LoraConfig(
