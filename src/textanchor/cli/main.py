@@ -16,7 +16,7 @@ EXIT_MISTAKE = 2
 """A mistake that the user can mend."""
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
-UsageError = typer.BadParameter.__bases__[0]
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # pyright: ignore[reportAssignmentType]
 """What the parser raises; the class of click, or of the copy that newer versions of typer bring."""
 
 VERBS: dict[str, Callable[..., None]] = {
