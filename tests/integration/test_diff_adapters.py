@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to True:UserWarning"),
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning"),
     pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),
+    pytest.mark.filterwarnings("ignore:lora with eva initialization:UserWarning"),
 ]
 
 
@@ -57,6 +58,8 @@ def lora(**options: Any) -> LoraConfig:
 KINDS = {
     "pissa": lora(init_lora_weights="pissa"),
     "olora": lora(init_lora_weights="olora"),
+    "eva": lora(init_lora_weights="eva", eva_config=peft.EvaConfig()),
+    "gaussian": lora(init_lora_weights="gaussian"),
     "mica": lora(init_lora_weights="mica"),
     "orthogonal": lora(init_lora_weights="orthogonal"),
     "kasa": lora(kasa_config=KasaConfig()),

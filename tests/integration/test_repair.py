@@ -19,6 +19,7 @@ from textanchor.cli import main
 from textanchor.config import from_dict
 from textanchor.repairs import validate
 from textanchor.repairs.validate import SweepPoint, Validation, best
+from textanchor.vlm.loading import load_model
 
 PROJECTOR = "model.multi_modal_projector.linear_2.weight"
 WRITER = "model.language_model.layers.1.mlp.down_proj.weight"
@@ -311,3 +312,19 @@ def test_the_command_repairs_by_a_yaml_plan(base: Path, tuned: Path, tmp_path: P
     assert "strength 1, written to" in done.stdout
     assert torch.equal(weights(tmp_path / "out")[PROJECTOR], weights(base)[PROJECTOR])
     ta.load_vlm(tmp_path / "out")  # with its processor
+
+
+def test_a_resized_vocabulary_is_repaired_against_a_base_resized_too(base: Path, tmp_path: Path) -> None:
+    """What the refusal says to do is done."""
+    model, _ = tiny_chat_model("llava")
+    model.resize_token_embeddings(200, mean_resizing=False)
+    with torch.no_grad():
+        model.get_parameter(WRITER).add_(0.02)
+    model.save_pretrained(tmp_path / "tuned")
+    with pytest.raises(ta.ModelError, match=r"in the base; give a base of that shape .*resize_token_embeddings"):
+        ta.repair(tmp_path / "tuned", base, tmp_path / "out")
+    resized = load_model(base)
+    resized.resize_token_embeddings(200, mean_resizing=False)
+    resized.save_pretrained(tmp_path / "base")
+    report = ta.repair(tmp_path / "tuned", tmp_path / "base", tmp_path / "out")
+    assert WRITER in {row.name for row in report.tensors}

@@ -86,7 +86,10 @@ def open_pair(base: str | Path, tuned: str | Path, names: PartNames = ALL_LOOKED
     for name, (base_name, tuned_name) in pair.matching.pairs.items():
         first, second = Source(pair.base, base_name).stored.shape, Source(pair.tuned, tuned_name).stored.shape
         if first != second:
-            raise ModelError(f"{pair.label}: {name} has shape {second}, but {first} in the base; such a change stays")
+            raise ModelError(
+                f"{pair.label}: {name} has shape {second}, but {first} in the base; give a base of that shape (of a "
+                "vocabulary: model.resize_token_embeddings, then save_pretrained)"
+            )
     return pair
 
 
