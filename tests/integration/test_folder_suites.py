@@ -94,6 +94,28 @@ def test_pope_and_chair_from_object_lists(llava: tuple[Any, Any], folder: Path) 
     assert summary["chair"]["num_items"] == 4
 
 
+def test_objects_are_those_of_the_vocabulary_or_the_file_is_refused(folder: Path, tmp_path: Path) -> None:
+    synonyms = tmp_path / "synonyms.txt"
+    synonyms.write_text("round thing, circle, ring\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"image images/2.png: its object 'star' is not in the vocabulary"):
+        load_suites([f"chair:{folder}"], options=SuiteOptions(synonyms=synonyms))
+    synonyms.write_text("round thing, circle, ring\nstar\n", encoding="utf-8")
+    (chair,) = load_suites([f"chair:{folder}"], options=SuiteOptions(synonyms=synonyms))
+    assert chair.items[2].objects == ("round thing", "star"), "by the vocabulary's names"  # type: ignore[attr-defined]
+
+
+def test_what_was_thought_is_no_caption(llava: tuple[Any, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def thinking(model: Any, processor: Any, items: Any, **_: Any) -> list[str]:
+        return ["<think>A star? Or rings, rings.</think>A circle."] * len(items)
+
+    monkeypatch.setattr("textanchor.evaluation.suites.captions.generate_answers", thinking)
+    suites = load_suites([f"chair:{folder}"])
+    rows = evaluate(*llava, suites, progress=False)
+    assert set(values_of(rows, "chair_mine", "num_mentions").values()) == {1.0}
+    assert set(values_of(rows, "chair_mine", "num_words").values()) == {2.0}
+    assert all(row.answer.startswith("<think>") for row in rows if row.answer), "the raw answer is kept"
+
+
 def test_fewer_pope_questions_stay_balanced(folder: Path) -> None:
     rows = [
         {"id": n, "image": "images/0.png", "question": f"{n}?", "answer": "yes" if n % 4 else "no"} for n in range(60)

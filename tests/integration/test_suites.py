@@ -18,10 +18,11 @@ from textanchor.data.tasks import TASKS
 from textanchor.errors import ConfigError, DataError, TextanchorError
 from textanchor.evaluation.generation import generate_answers
 from textanchor.evaluation.images import TowerCache
+from textanchor.evaluation.parsing import parse_yes_no_as_published
 from textanchor.evaluation.registry import GROUPS, PATH_SUITES, SUITES, load_suite, load_suites
 from textanchor.evaluation.run import evaluate, evaluate_to_folder, read_scores
 from textanchor.evaluation.scoring import score_candidates
-from textanchor.evaluation.suite import EvaluationOptions, suite_hash
+from textanchor.evaluation.suite import EvaluationOptions, SuiteOptions, suite_hash
 from textanchor.evaluation.suites.closed import closed_suite
 from textanchor.evaluation.suites.pope import pope_scenes
 from textanchor.evaluation.suites.text import TextSuite
@@ -156,9 +157,23 @@ def test_pope_rows(llava: tuple[Any, Any], answered_by: Any) -> None:
     pope = summarise(suite.score(*llava, EvaluationOptions()))["pope"]
     assert pope["num_items"] == len(suite.items)
     assert 0 <= pope["yes_ratio"] <= 1
-    assert ("strict" in pope) == (answered_by == "generation")
+    assert ("strict" in pope) == ("published" in pope) == (answered_by == "generation")
     if answered_by == "likelihood":
         assert pope["unparsed"] == 0
+
+
+def test_pope_with_free_answers_has_the_published_reading_beside_ours(llava: tuple[Any, Any]) -> None:
+    (suite,) = load_suites(["pope_scenes"], num_items=6, options=SuiteOptions(free_answers=True))
+    generated = pope_scenes(num_items=6, answered_by="generation").score(*llava, EvaluationOptions())
+    rows = suite.score(*llava, EvaluationOptions())
+    pope = summarise(rows)["pope"]
+    assert pope["free"]["accuracy"] == summarise(generated)["pope"]["accuracy"]["estimate"]
+    assert pope["published"] == summarise(generated)["pope"]["published"]
+    assert pope["published"]["unparsed"] == 0
+    answers = {row.item_id: row.answer for row in rows if row.metric == "free_correct"}
+    said = {row.item_id: row.value for row in rows if row.metric == "published_said_yes"}
+    assert said == {item: float(parse_yes_no_as_published(answer or "")) for item, answer in answers.items()}
+    assert pope["unparsed"] == 0, "the questions are also answered by likelihood"
 
 
 def test_chair_keeps_the_captions(llava: tuple[Any, Any]) -> None:

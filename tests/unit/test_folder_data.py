@@ -55,6 +55,7 @@ MALFORMED: list[tuple[Any, str]] = [
     (row(choices=["dog", "bird"]), "'choices'"),
     (row(choices=["cat", "cat"]), "'choices'"),
     (row(objects="cat"), "'objects'"),
+    (row(objects=["cat", "!!!"]), "'objects': '!!!' has no letter"),
     (row(captions=[""]), "'captions'"),
     (row(image=["images/a.png", "images/b.png"]), "2 images"),
     (row(image=7), "'image'"),

@@ -38,6 +38,9 @@ MENTIONS = [
     ("The glass is full of wine", []),
     ("a dogma, busy, human", []),
     ("There is no dog", ["dog"]),
+    ("The dog's tail, the dogs' bowl", ["dog", "dog"]),
+    ("The dog\u2019s tail, the women\u2019s hats", ["dog", "person"]),
+    ("The puppy's mother and a wine glass's stem", ["dog", "wine glass"]),
     ("dog dog", ["dog", "dog"]),
     ("", []),
 ]
@@ -51,7 +54,8 @@ def test_mentions(text: str, objects: list[str]) -> None:
 @pytest.mark.parametrize(
     ("noun", "plural"),
     [("dog", "dogs"), ("box", "boxes"), ("cross", "crosses"), ("bench", "benches"), ("city", "cities"), ("toy", "toys"),
-     ("knife", "knives"), ("wolf", "wolves"), ("child", "children"), ("fireman", "firemen"), ("potato", "potatoes")],
+     ("knife", "knives"), ("wolf", "wolves"), ("child", "children"), ("fireman", "firemen"), ("potato", "potatoes"),
+     ("grandchild", "grandchildren"), ("salesperson", "salespeople"), ("dormouse", "dormice")],
 )  # fmt: skip
 def test_plurals(noun: str, plural: str) -> None:
     assert plural in plural_forms(noun)
@@ -75,6 +79,7 @@ COMPOUNDS = ObjectVocabulary(
         "tie": (),
         "toilet": (),
         "airplane": ("jet",),
+        "chair": ("seat",),
     }
 )
 
@@ -88,6 +93,10 @@ COMPOUNDS = ObjectVocabulary(
         ("two passenger jets", ["airplane"]),
         ("a bow tie", ["tie"]),
         ("a toilet seat", ["toilet"]),
+        ("the seat of the toilet", ["toilet"]),
+        ("Toilets; their seats are up", ["toilet"]),
+        ("a toilet beside a chair", ["toilet", "chair"]),
+        ("the seats of the train", ["chair", "train"]),
         ("a baby zebra", []),
         ("a passenger of the train", ["person", "train"]),
     ],
@@ -98,6 +107,17 @@ def test_compounds_name_one_thing(text: str, objects: list[str]) -> None:
 
 def test_a_listed_phrase_goes_before_a_compound() -> None:
     assert ObjectVocabulary({"track": ("train track",), "train": ()}).mentions("train tracks") == ["track"]
+
+
+def test_names_of_other_languages_and_forms() -> None:
+    vocabulary = ObjectVocabulary({"\u00c4pfel": ("Apfel",), "\u72d7": (), "hot dog": ("sausage",)})
+    assert vocabulary.mentions("Zwei \u00c4pfel und ein Apfel; \u72d7!") == ["\u00c4pfel", "\u00c4pfel", "\u72d7"]
+    assert [vocabulary.named(name) for name in ("Hot-Dogs", "SAUSAGE", "cat", "!!!")] == ["hot dog"] * 2 + [None] * 2
+
+
+def test_a_name_without_a_letter_is_refused() -> None:
+    with pytest.raises(DataError, match="'!!!' has no letter"):
+        ObjectVocabulary({"dog": (), "!!!": ()}).mentions("a dog")
 
 
 def test_vocabulary_file(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from textanchor.evaluation.parsing import (
     parse_choice,
     parse_choice_strictly,
     parse_yes_no,
+    parse_yes_no_as_published,
     parse_yes_no_strictly,
     pope_metrics,
 )
@@ -40,6 +41,20 @@ ANSWERS = [
     (STORY, None, None),
     (f"Yes, {STORY}", None, True),
     ("yes\nno", None, True),
+    ("1. Yes", None, True),
+    ("1) No, there is none.", None, False),
+    ("1.Yes", None, True),
+    ("(a) no", None, False),
+    ("A. Yes", None, True),
+    ("- **No**", False, False),
+    ("2. There isn't one. 3. Yes", None, False),
+    ("1. A dog", None, None),
+    ("<think>No dog? But there is.</think>Yes", True, True),
+    ("<think>\nyes, surely\n</think>\n\nNo.", False, False),
+    ("It may be a dog, so yes.</think> No", False, False),
+    ("<think>yes", None, None),
+    ("<thinking>Is it?</thinking> 1. There is no dog.", None, False),
+    ("\u25c1think\u25b7no\u25c1/think\u25b7yes", True, True),
 ]
 
 
@@ -76,6 +91,25 @@ def test_choices_are_read(answer: str, strict: str | None, lenient: str | None) 
     assert parse_choice(answer, ANIMALS) == lenient
 
 
+@pytest.mark.parametrize(
+    ("answer", "choices", "strict", "lenient"),
+    [
+        ("1. dog", ANIMALS, None, "dog"),
+        ("B) A cat, I think", ANIMALS, None, "cat"),
+        ("<think>a dog?</think>cat", ANIMALS, "cat", "cat"),
+        ("<think>a dog", ANIMALS, None, None),
+        ("2. There are two.", ("1", "2"), None, "2"),
+        ("2.", ("1", "2"), "2", "2"),
+        ("1. one", ("one", "two"), None, "one"),
+        ("B. The second", ("A", "B"), None, "B"),
+        ("1. 2 dogs", ("1 dog", "2 dogs"), None, "2 dogs"),
+    ],
+)
+def test_numbered_and_thought_answers(answer: str, choices: tuple[str, ...], strict: str | None, lenient: str) -> None:
+    assert parse_choice_strictly(answer, choices) == strict
+    assert parse_choice(answer, choices) == lenient
+
+
 def test_yes_and_no_as_choices_are_read_as_such() -> None:
     assert parse_choice("there isn't any", ("yes", "no")) == "no"
     assert parse_choice("Yes, but no cat.", ("No", "Yes")) == "Yes"
@@ -89,6 +123,33 @@ def test_open_answers() -> None:
     assert not names_answer("I see a reddish ring.", "red")
     assert not names_answer("Nothing. Then a dog.", "dog"), "the first sentence counts"
     assert not names_answer("anything", "?")
+    assert names_answer("1. A dog. 2. A cat.", "dog") and not names_answer("1. A dog. 2. A cat.", "cat")
+    assert names_answer("3. I see three.", "3") and not names_answer("2. I see three.", "2 dogs")
+    assert equals_answer("<think>a cat?</think> A dog.", "a dog") and not equals_answer("1. A dog", "a dog")
+
+
+# answer, as POPE's own script reads it (worked by hand from its rule), as we read it
+PUBLISHED = [
+    ("No, there is no dog.", False, False),
+    ("Yes.", True, True),
+    ("There is not a dog in it.", False, False),
+    ("NO", True, False),  # it knows two spellings
+    ("no!", True, False),  # and no punctuation but commas and the first period
+    ("None.", True, False),
+    ("There isn't a dog.", True, False),
+    ("A dog.", True, None),
+    ("", True, None),
+    ("Yes, and not a small one.", False, True),
+    ("It is there, no doubt.", False, False),
+    ("1. No", True, False),  # the sentence ends behind the number
+    ("I see a dog.\nNo cat.", True, True),
+]
+
+
+@pytest.mark.parametrize(("answer", "published", "ours"), PUBLISHED)
+def test_the_published_reading(answer: str, published: bool, ours: bool | None) -> None:
+    assert parse_yes_no_as_published(answer) is published
+    assert parse_yes_no(answer) is ours
 
 
 def test_metrics_of_the_predictions() -> None:

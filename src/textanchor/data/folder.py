@@ -10,6 +10,7 @@ from typing import Any
 
 from textanchor.data.conversations import conversation, is_conversation
 from textanchor.data.distinct import DistinctItems
+from textanchor.data.hallucination import has_word
 from textanchor.data.items import PLACEHOLDER, Conversation, Item
 from textanchor.data.json_rows import data_file, id_of, noting, read_rows, text_of, texts_of
 from textanchor.data.row_images import (
@@ -88,6 +89,13 @@ def _question(place: str, row: dict[str, Any], folder: Path, number: int) -> Ite
         choices=choices,
         image=only_image(place, images),
         image_id=name_in(folder, images[0]) if images else None,
-        objects=texts_of(place, row, "objects"),
+        objects=_objects(place, row),
         references=texts_of(place, row, "captions"),
     )
+
+
+def _objects(place: str, row: dict[str, Any]) -> tuple[str, ...]:
+    objects = texts_of(place, row, "objects")
+    if wordless := [name for name in objects if not has_word(name)]:
+        raise DataError(f"{place}, key 'objects': {shown(wordless[0])} has no letter, so no caption can name it")
+    return objects

@@ -32,15 +32,18 @@ COMPOUNDS: dict[str, str | None] = {
 
 A baby elephant is no person, although "baby" is one in the COCO list (CHAIR's own script has these rules).
 """
+NAMELESS_BESIDE = {"seat": "toilet"}
+"""Word -> what it is a part of where a text has both ("the seat of the toilet"), so that it names nothing there."""
 
 Strategy = Literal["random", "popular", "adversarial"]
 STRATEGIES: tuple[Strategy, ...] = ("random", "popular", "adversarial")
 
-_WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
+_WORD = re.compile(r"[^\W_]+")
 _IRREGULAR_PLURALS = {
     "child": "children",
     "foot": "feet",
     "goose": "geese",
+    "man": "men",
     "mouse": "mice",
     "ox": "oxen",
     "person": "people",
@@ -141,6 +144,8 @@ class ObjectVocabulary:
         for name, synonyms in self.synonyms.items():
             for phrase in (name, *synonyms):
                 words = tuple(_words(phrase))
+                if not words:
+                    raise DataError(f"the phrase {phrase!r} has no letter, so no text can name it; remove it")
                 if listed.setdefault(words, name) != name:
                     raise DataError(f"the phrase {phrase!r} names both {listed[words]!r} and {name!r}; remove one")
         compounds = {tuple(phrase.split()): listed.get((head or "",)) for phrase, head in COMPOUNDS.items()}
@@ -151,26 +156,32 @@ class ObjectVocabulary:
     def mentions(self, text: str) -> list[str]:
         """Objects in the order in which the text names them, with repeats; of phrases at one place the longest counts.
 
-        A mention is a mention also under negation ("no dog"), as in CHAIR.
+        A mention is a mention also under negation ("no dog") and in a possessive ("the dog's tail"), as in CHAIR.
         """
         words, forms = _words(text), self.forms
+        nameless = {
+            form for part, whole in NAMELESS_BESIDE.items() if _forms(whole) & set(words) for form in _forms(part)
+        }
         longest = max((len(phrase) for phrase in forms), default=0)
         found, i = [], 0
         while i < len(words):
             length = next((n for n in range(longest, 0, -1) if tuple(words[i : i + n]) in forms), None)
-            if length is not None:
+            if length is not None and not (length == 1 and words[i] in nameless):
                 found.append(forms[tuple(words[i : i + length])])
             i += length or 1
         return [name for name in found if name is not None]
+
+    def named(self, phrase: str) -> str | None:
+        """The object of which a phrase, as in a data file, is a listed or derived form; None where there is none."""
+        return self.forms.get(tuple(_words(phrase)))
 
 
 def plural_forms(noun: str) -> set[str]:
     """English plurals that the noun may have; a wrong one does no harm, as nobody writes it."""
     forms = {f"{noun}s"}
-    if noun in _IRREGULAR_PLURALS:
-        forms.add(_IRREGULAR_PLURALS[noun])
-    if noun.endswith("man"):
-        forms.add(f"{noun[:-3]}men")
+    for singular, plural in _IRREGULAR_PLURALS.items():  # of compounds too: grandchildren, policemen
+        if noun.endswith(singular):
+            forms.add(noun.removesuffix(singular) + plural)
     if noun.endswith(("s", "x", "z", "ch", "sh", "o")):
         forms.add(f"{noun}es")
     if re.search(r"[^aeiou]y$", noun):
@@ -182,5 +193,15 @@ def plural_forms(noun: str) -> set[str]:
     return forms
 
 
+def has_word(text: str) -> bool:
+    """Whether the text has a letter or a digit, so that it can name something."""
+    return _WORD.search(text) is not None
+
+
+def _forms(noun: str) -> set[str]:
+    return {noun, *plural_forms(noun)}
+
+
 def _words(text: str) -> list[str]:
+    """Lower-case runs of letters and digits; an apostrophe ends a word, so that possessives name what they are of."""
     return _WORD.findall(text.lower())

@@ -101,7 +101,7 @@ def load_suites(
             suites += _factory(PATH_SUITES[kind])(Path(path), num_items=num_items, seed=seed, options=options)
             continue
         settings: dict[str, Any] = {"base": base} if name == "text" else {}
-        if SUITES.get(name) == _CLOSED:
+        if SUITES.get(name) == _CLOSED or name == "pope_scenes":
             settings["free_answers"] = options.free_answers
         count = OTHER_DEFAULTS.get(name, DEFAULT_ITEMS) if num_items is None else num_items
         suites.append(load_suite(name, num_items=count, seed=seed, **settings))

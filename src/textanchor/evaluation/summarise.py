@@ -123,8 +123,9 @@ def _pope_part(metrics: Mapping[str, Values]) -> dict[str, Any]:
     summary = asdict(pope_metrics(_predicted(metrics, ""), gold))
     summary["accuracy"] = _interval(metrics["correct"])
     summary["blind_accuracy"] = _mean(metrics.get("blind_correct"))
-    if "strict_correct" in metrics:
-        summary["strict"] = asdict(pope_metrics(_predicted(metrics, "strict_"), gold))
+    for reading in ("strict", "free", "free_strict", "published"):
+        if f"{reading}_correct" in metrics:
+            summary[reading] = asdict(pope_metrics(_predicted(metrics, f"{reading}_"), gold))
     return summary
 
 

@@ -17,6 +17,7 @@ from textanchor.errors import DataError
 from textanchor.evaluation.chair import count_mentions
 from textanchor.evaluation.cider import cider_d
 from textanchor.evaluation.generation import generate_answers
+from textanchor.evaluation.parsing import without_thoughts
 from textanchor.evaluation.scoring import score_candidates
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, items_hash
 from textanchor.files import sha256_of_json
@@ -42,7 +43,7 @@ class CaptionSuite(AbstractSuite):
     """Where it is given, `objects` of each item holds all objects of the image by their name in it."""
     max_new_tokens: int = MAX_NEW_TOKENS
     malformed: tuple[str, ...] = ()
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     @property
     def place(self) -> str:
@@ -64,7 +65,8 @@ class CaptionSuite(AbstractSuite):
         return {"max_new_tokens": self.max_new_tokens}
 
     def score(self, model: nn.Module, processor: Any, options: EvaluationOptions) -> list[Score]:
-        captions = generate_answers(model, processor, self.items, max_new_tokens=self.max_new_tokens, options=options)
+        answers = generate_answers(model, processor, self.items, max_new_tokens=self.max_new_tokens, options=options)
+        captions = [without_thoughts(answer) for answer in answers]
         if self.vocabulary is not None:
             counts = zip(captions, (item.objects for item in self.items), strict=True)
             columns = [asdict(count_mentions(caption, objects, self.vocabulary)) for caption, objects in counts]
@@ -86,9 +88,9 @@ class CaptionSuite(AbstractSuite):
                 item_id=item.id,
                 metric=metric,
                 value=float(value),
-                answer=caption if metric == kept else None,
+                answer=answer if metric == kept else None,
             )
-            for item, caption, values in zip(self.items, captions, columns, strict=True)
+            for item, answer, values in zip(self.items, answers, columns, strict=True)
             for metric, value in values.items()
         ]
 

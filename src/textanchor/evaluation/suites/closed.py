@@ -46,7 +46,7 @@ class ClosedSuite(AbstractSuite):
     blind: bool = True
     free_answers: bool = False
     malformed: tuple[str, ...] = ()
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     @property
     def num_steps(self) -> int:

@@ -67,7 +67,8 @@ def pope_suites(path: Path, *, num_items: int | None, seed: int, options: SuiteO
             f"{path}: no question of POPE with the answer yes; give a file of questions, or a folder with files named "
             "pope_random.jsonl and so on, or with the `objects` of each image in data.jsonl"
         )
-    return [PopeSuite(name=f"pope_{_name(path)}", items=tuple(drawn), malformed=malformed)]
+    name, free_answers = f"pope_{_name(path)}", options.free_answers
+    return [PopeSuite(name=name, items=tuple(drawn), free_answers=free_answers, malformed=malformed)]
 
 
 def chair_suites(path: Path, *, num_items: int | None, seed: int, options: SuiteOptions) -> list[AbstractSuite]:
@@ -91,7 +92,7 @@ def chair_suites(path: Path, *, num_items: int | None, seed: int, options: Suite
             task="caption",
             question=DESCRIBE,
             choices=(),
-            objects=_all_objects(item.objects, captioned[image_id], vocabulary),
+            objects=_all_objects(image_id, item.objects, captioned[image_id], vocabulary),
             references=tuple(dict.fromkeys(captioned[image_id])),
         )
         for item in listed
@@ -101,9 +102,17 @@ def chair_suites(path: Path, *, num_items: int | None, seed: int, options: Suite
     return [CaptionSuite(name=f"chair_{_name(path)}", items=drawn, vocabulary=vocabulary, malformed=malformed)]
 
 
-def _all_objects(objects: Sequence[str], captions: Sequence[str], vocabulary: ObjectVocabulary) -> tuple[str, ...]:
+def _all_objects(
+    image_id: str, objects: Sequence[str], captions: Sequence[str], vocabulary: ObjectVocabulary
+) -> tuple[str, ...]:
+    """What is in the image, by its lists and its captions, as the vocabulary calls it."""
+    if unknown := [name for name in objects if vocabulary.named(name) is None]:
+        raise DataError(
+            f"image {image_id}: its object {unknown[0]!r} is not in the vocabulary; add it there, or its mentions are "
+            "lost"
+        )
     said = (name for caption in captions for name in vocabulary.mentions(caption))
-    return tuple(dict.fromkeys((*objects, *said)))
+    return tuple(dict.fromkeys((*(name for o in objects if (name := vocabulary.named(o)) is not None), *said)))
 
 
 def _read(path: Path, options: SuiteOptions) -> tuple[list[Item], tuple[str, ...]]:

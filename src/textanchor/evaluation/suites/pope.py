@@ -1,6 +1,6 @@
 """POPE: yes-or-no questions about objects that are or are not in the image (arXiv 2305.10355)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -13,12 +13,15 @@ from textanchor.data.pope import object_items
 from textanchor.data.scenes import draw_scene
 from textanchor.data.tasks import OBJECT_NAMES, Split, drawn_seeds, require_drawable
 from textanchor.evaluation.generation import generate_answers
-from textanchor.evaluation.parsing import parse_yes_no, parse_yes_no_strictly
+from textanchor.evaluation.parsing import parse_yes_no, parse_yes_no_as_published, parse_yes_no_strictly
 from textanchor.evaluation.scoring import score_candidates
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, items_hash
 from textanchor.records import Score
 
 MAX_NEW_TOKENS = 16
+
+Values = dict[str, tuple[float, str | None]]
+"""Value and raw answer by metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +29,11 @@ class PopeSuite(AbstractSuite):
     """Items have the answer yes or no, and an id that begins with their strategy and a slash. Rows for each item:
 
     - is_yes (gold), said_yes, parsed (the answer could be read), correct; the row of `correct` keeps the answer;
-    - strict_said_yes, strict_parsed and strict_correct from the strict parser, where answers are generated;
-    - gold_nats, where they are chosen by likelihood, and blind_correct, with `blind`.
+    - gold_nats, where answers are chosen by likelihood, and blind_correct, with `blind`;
+    - strict_said_yes, strict_parsed and strict_correct from the strict parser, where answers are generated, and
+      published_said_yes and so on as POPE's own script reads them;
+    - with `free_answers` those of generated answers beside the chosen ones: free_said_yes, free_strict_said_yes and so
+      on, and published_said_yes.
     """
 
     name: str
@@ -35,8 +41,9 @@ class PopeSuite(AbstractSuite):
     answered_by: Literal["likelihood", "generation"] = "likelihood"
     """The more likely of "yes" and "no", or a free answer of up to 16 tokens that is parsed."""
     blind: bool = True
+    free_answers: bool = False
     malformed: tuple[str, ...] = ()
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     @property
     def place(self) -> str:
@@ -45,7 +52,7 @@ class PopeSuite(AbstractSuite):
 
     @property
     def num_steps(self) -> int:
-        return len(self.items) * (2 if self.blind else 1)
+        return len(self.items) * (1 + self.blind + self.free_answers)
 
     @cached_property
     def data_hash(self) -> str:
@@ -53,49 +60,55 @@ class PopeSuite(AbstractSuite):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"answered_by": self.answered_by, "blind": self.blind}
+        return {"answered_by": self.answered_by, "blind": self.blind, "free_answers": self.free_answers}
 
     def score(self, model: nn.Module, processor: Any, options: EvaluationOptions) -> list[Score]:
-        rows = list(self._rows_of(model, processor, options, prefix="", blind=False))
+        rows = [{"is_yes": (float(item.answer == "yes"), None)} for item in self.items]
+        for row, values in zip(rows, self._answered(model, processor, options, blind=False), strict=True):
+            row |= values
         if self.blind:
-            blind = self._rows_of(model, processor, options, prefix="blind_", blind=True)
-            rows += [row for row in blind if row.metric == "blind_correct"]
-        return rows
+            for row, values in zip(rows, self._answered(model, processor, options, blind=True), strict=True):
+                row["blind_correct"] = values["correct"]
+        if self.free_answers:
+            for row, values in zip(rows, self._generated(model, processor, options, blind=False), strict=True):
+                row |= {m if m.startswith("published") else f"free_{m}": value for m, value in values.items()}
+        return [
+            Score(suite=self.name, version=self.version, item_id=item.id, metric=metric, value=value, answer=answer)
+            for item, row in zip(self.items, rows, strict=True)
+            for metric, (value, answer) in row.items()
+        ]
 
-    def _rows_of(
-        self, model: nn.Module, processor: Any, options: EvaluationOptions, *, prefix: str, blind: bool
-    ) -> Iterator[Score]:
-        if self.answered_by == "likelihood":
-            scores = score_candidates(model, processor, self.items, blind=blind, options=options)
-            answers = [score.best for score in scores]
-            nats = [score.nats_of(item.answer) for item, score in zip(self.items, scores, strict=True)]
-        else:
-            tokens = {"max_new_tokens": MAX_NEW_TOKENS}
-            answers = generate_answers(model, processor, self.items, blind=blind, options=options, **tokens)
-            nats = None
-        for index, (item, answer) in enumerate(zip(self.items, answers, strict=True)):
-            values = {"is_yes": float(item.answer == "yes"), **_reading(parse_yes_no(answer), item, "")}
-            if nats is not None:
-                values["gold_nats"] = nats[index]
-            else:
-                values |= _reading(parse_yes_no_strictly(answer), item, "strict_")
-            for metric, value in values.items():
-                raw = answer if metric == "correct" else None
-                yield Score(
-                    suite=self.name,
-                    version=self.version,
-                    item_id=item.id,
-                    metric=prefix + metric,
-                    value=value,
-                    answer=raw,
-                )
+    def _answered(self, model: nn.Module, processor: Any, options: EvaluationOptions, *, blind: bool) -> list[Values]:
+        if self.answered_by == "generation":
+            return self._generated(model, processor, options, blind=blind)
+        scores = score_candidates(model, processor, self.items, blind=blind, options=options)
+        return [
+            {
+                **_reading(parse_yes_no(score.best), item, "", score.best),
+                "gold_nats": (score.nats_of(item.answer), None),
+            }
+            for item, score in zip(self.items, scores, strict=True)
+        ]
+
+    def _generated(self, model: nn.Module, processor: Any, options: EvaluationOptions, *, blind: bool) -> list[Values]:
+        answers = generate_answers(
+            model, processor, self.items, max_new_tokens=MAX_NEW_TOKENS, blind=blind, options=options
+        )
+        return [
+            {
+                **_reading(parse_yes_no(answer), item, "", answer),
+                **_reading(parse_yes_no_strictly(answer), item, "strict_"),
+                **_reading(parse_yes_no_as_published(answer), item, "published_"),
+            }
+            for item, answer in zip(self.items, answers, strict=True)
+        ]
 
 
-def _reading(predicted: bool | None, item: Item, prefix: str) -> dict[str, float]:
+def _reading(predicted: bool | None, item: Item, prefix: str, answer: str | None = None) -> Values:
     return {
-        f"{prefix}said_yes": float(predicted is True),
-        f"{prefix}parsed": float(predicted is not None),
-        f"{prefix}correct": float(predicted is (item.answer == "yes")),
+        f"{prefix}said_yes": (float(predicted is True), None),
+        f"{prefix}parsed": (float(predicted is not None), None),
+        f"{prefix}correct": (float(predicted is (item.answer == "yes")), answer),
     }
 
 
@@ -107,6 +120,7 @@ def pope_scenes(
     strategies: Sequence[Strategy] = STRATEGIES,
     answered_by: Literal["likelihood", "generation"] = "likelihood",
     blind: bool = True,
+    free_answers: bool = False,
 ) -> PopeSuite:
     """About `num_items` questions of each strategy on drawn scenes; absent objects that share the color or the shape
     of present ones are the adversarial ones, because which objects are together is chance in drawn scenes.
@@ -125,4 +139,6 @@ def pope_scenes(
         for strategy in strategies
         for item in object_items(objects, images, strategy, seed=seed, vocabulary=OBJECT_NAMES, affinity=shared_words)
     ]
-    return PopeSuite(name="pope_scenes", items=tuple(items), answered_by=answered_by, blind=blind)
+    return PopeSuite(
+        name="pope_scenes", items=tuple(items), answered_by=answered_by, blind=blind, free_answers=free_answers
+    )
