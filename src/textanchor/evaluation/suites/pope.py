@@ -63,7 +63,7 @@ class PopeSuite(AbstractSuite):
         return {"answered_by": self.answered_by, "blind": self.blind, "free_answers": self.free_answers}
 
     def score(self, model: nn.Module, processor: Any, options: EvaluationOptions) -> list[Score]:
-        rows = [{"is_yes": (float(item.answer == "yes"), None)} for item in self.items]
+        rows: list[Values] = [{"is_yes": (float(item.answer == "yes"), None)} for item in self.items]
         for row, values in zip(rows, self._answered(model, processor, options, blind=False), strict=True):
             row |= values
         if self.blind:
