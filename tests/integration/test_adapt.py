@@ -284,6 +284,43 @@ def test_an_output_folder_with_content_is_not_written_to(tmp_path: Path) -> None
         run(tmp_path / "out", METHODS["full"])
 
 
+class Breaks(TrainerCallback):
+    """Makes the first trained weight `value` in the last step, as an update beyond the range of its type does."""
+
+    def __init__(self, value: float):
+        self.value = value
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if state.global_step == state.max_steps - 1:
+            next(p for p in model.parameters() if p.requires_grad).data.view(-1)[0] = self.value
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["", "with a checkpoint of it"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["full", "lora", "app"])
+def test_a_last_step_that_breaks_the_weights_is_not_written(
+    name: str, value: float, saved: bool, tmp_path: Path
+) -> None:
+    changes = {"training__save_steps": 6} if saved else {}
+    with pytest.raises(
+        ModelError, match=r"NaN or infinite after step 6; lower the learning rates \((projector|language_model) "
+    ):
+        run(tmp_path / "out", METHODS[name], callbacks=[Breaks(value)], **changes)
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out.checkpoints/*/textanchor.json"))
+
+
+@pytest.mark.parametrize("part", ["projector", "language_model"])
+def test_a_last_step_whose_weights_are_finite_and_useless_is_not_written(part: str, tmp_path: Path) -> None:
+    other = {"projector": "language_model", "language_model": "projector"}[part]
+    train = {"train": "full" if part == "projector" else "lora", "learning_rate": 1e30}
+    changes = {f"parts__{part}": train, f"parts__{other}": {"train": "frozen"}}
+    steps = {"max_steps": 1, "batch_size": 4, "warmup": 0.0, "scheduler": "constant"}
+    with pytest.raises(ModelError, match=rf"NaN or infinite.*lower the learning rates \({part} 1e\+30\)"):
+        run(tmp_path / "out", METHODS["full"], training=steps, **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     changes = {"parts__projector": {"train": "full", "learning_rate": 1e30}, "training__max_grad_norm": None}
     with pytest.raises(ModelError, match="lower the learning rates"):

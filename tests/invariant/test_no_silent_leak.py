@@ -1,10 +1,12 @@
 """Whatever an optimizer does with the weights is held, or refused by name: never passed over in silence."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from transformers.optimization import Adafactor
 
@@ -203,5 +205,16 @@ def test_processes_that_do_not_know_of_each_other_are_refused(launched: str, mon
     monkeypatch.setenv("WORLD_SIZE", launched)
     with pytest.raises(HoldError, match=f"started {launched} processes .* in a group of 1"):
         attach(plan, optimizer)
+    # accelerate without cpu=True: torch's group has them all, and each trains alone
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: int(launched))
+    prepared = SimpleNamespace(
+        optimizer=optimizer, param_groups=optimizer.param_groups, accelerator_state=SimpleNamespace(num_processes=1)
+    )
+    with pytest.raises(HoldError, match=f"started {launched} processes .* in a group of 1"):
+        attach(plan, prepared)
+    prepared.accelerator_state.num_processes = int(launched)
+    attach(plan, prepared)
+    monkeypatch.undo()
     monkeypatch.setenv("WORLD_SIZE", "1")
     attach(plan, optimizer)

@@ -55,7 +55,8 @@ def attach(
     (schedule-free), or does not have a held tensor; one is bfloat16 or float16 under exact; a LoRA update does not
     start at zero; the saved state belongs to another plan or base; the launcher's processes know nothing of each other.
     """
-    require_all_processes()
+    accelerated = getattr(optimizer, "accelerator_state", None)
+    require_all_processes(getattr(accelerated, "num_processes", None))
     stepping = stepping_optimizer(optimizer)
     plan.freeze(model)
     named = plan.parameters(model)

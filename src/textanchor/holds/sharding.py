@@ -15,10 +15,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from textanchor.errors import HoldError
 
 
-def require_all_processes() -> None:
-    """Raise HoldError where a launcher started several processes and this one does not know of the others."""
+def require_all_processes(joined: int | None = None) -> None:
+    """Raise HoldError where a launcher started several processes and this one trains without the others.
+
+    `joined` is how many the trainer says that it joins; by default those of torch's process group.
+    """
     launched = os.environ.get("WORLD_SIZE", "1")
-    joined = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if joined is None:
+        joined = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if launched.isdecimal() and joined < int(launched):
         raise HoldError(
             f"the launcher started {launched} processes (WORLD_SIZE), and this one trains in a group of {joined}: each "

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback
 
-from textanchor.errors import ConfigError
+from textanchor.errors import ConfigError, ModelError
 from textanchor.files import atomic_directory, write_json
 from textanchor.holds import HoldPlan
 from textanchor.outputs import claimed, require_room
@@ -30,6 +30,7 @@ from textanchor.training.export import logits_of, merged, num_bytes, save_checke
 from textanchor.training.features import FeatureStore
 from textanchor.training.method import load_method
 from textanchor.training.run import TrainingRun
+from textanchor.training.trainer import rates_told
 from textanchor.vlm.hashing import tensors_hash
 from textanchor.vlm.loading import load_vlm
 
@@ -114,6 +115,11 @@ def _written(run: TrainingRun, folder: Path) -> AdaptResult:
     config, model = run.config, run.session.model
     tensors, projector = run.audit_weights()
     logits = logits_of(model, run.first_batch)
+    if run.method.trains and not logits.isfinite().all():
+        raise ModelError(
+            "the tuned model's logits are NaN or infinite: its last steps were too large; lower the learning rates "
+            f"({rates_told(config.trained_parts)}), or raise training.warmup"
+        )
     if config.export == "peft":
         plain, reload = save_adapter_checked(run.session, folder, batch=run.first_batch, logits=logits)
     else:

@@ -144,8 +144,8 @@ class AdaptTrainer(Trainer):
             loss = loss + self.batch_penalty(Batch(logits_KV, forward)) * share
         if not math.isfinite(loss.item()):
             raise ModelError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; lower the learning rates, or raise "
-                "training.warmup; a resumed run would meet it again"
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; lower the learning rates "
+                f"({rates_told(self.rates)}), or raise training.warmup; a resumed run would meet it again"
             )
         self.tokens.count += int(inputs["attention_mask"].sum())
         return (loss, {"logits": logits_KV}) if return_outputs else loss
@@ -174,6 +174,16 @@ class AdaptTrainer(Trainer):
         # resumed from the checkpoint of its last step, the Trainer would look at max_steps only after one step more
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*arguments, **options)
+            self._require_finite()  # of the last step no loss would tell
+
+    def _require_finite(self) -> None:
+        """Raise ModelError where a step has made weights NaN or infinite."""
+        for name, parameter in trained_parameters(self.parts.model).items():
+            if not parameter.isfinite().all():
+                raise ModelError(
+                    f"{name}: NaN or infinite after step {self.state.global_step}; lower the learning rates "
+                    f"({rates_told(self.rates)}), or raise training.warmup"
+                )
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         trained = sum(parameter.nbytes for parameter in trained_parameters(self.parts.model).values())
@@ -186,6 +196,7 @@ class AdaptTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
+        self._require_finite()
         tensors = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(self.parts.model).items()}
         save_file(tensors, folder / TRAINED_TENSORS)
 
@@ -201,6 +212,11 @@ class AdaptTrainer(Trainer):
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(saved[name])
+
+
+def rates_told(rates: PartsConfig) -> str:
+    """The learning rate of each trained part, for errors."""
+    return ", ".join(f"{name} {part.learning_rate:g}" for name, part in rates.trained().items())
 
 
 def takes_logits_to_keep(model: nn.Module) -> bool:
