@@ -21,7 +21,7 @@ from helpers.held_models import (
     trained_parameters,
 )
 from helpers.tiny_chat import tiny_chat_model
-from textanchor.errors import ConfigError, DataError, HoldError
+from textanchor.errors import ConfigError, DataError, HoldError, ModelError
 from textanchor.holds import Anchor, FilterConfig, attach, fit_anchor, plan_holds
 from textanchor.holds.sensitivity import ANSWER_SEED
 from textanchor.spectral import MomentsStream, Subspace, output_basis
@@ -151,7 +151,7 @@ def test_what_a_basis_needs_is_asked_for() -> None:
     with pytest.raises(HoldError, match="gives 0 to 2"):
         fit_anchor(model, processor, TEXTS, linears=[], bases=["hidden:3"])
     processor.chat_template = None
-    with pytest.raises(HoldError, match="no chat template"):
+    with pytest.raises(ModelError, match="no chat template"):
         fit_anchor(model, processor, TEXTS, IMAGES, linears=[], bases=["reference_sensitivity"], questions=QUESTIONS)
 
 

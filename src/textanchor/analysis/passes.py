@@ -21,6 +21,7 @@ from textanchor.errors import DataError, ModelError
 from textanchor.evaluation.prompting import adds_special_tokens, render_prompt, tokenizer_of
 from textanchor.training.trainer import takes_logits_to_keep
 from textanchor.vlm.capture import capture_inputs, capture_outputs, capture_projector, token_mask, visual_token_ids
+from textanchor.vlm.chat import process
 from textanchor.vlm.layers import decoder_layers
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import VLMParts
@@ -72,8 +73,12 @@ class Passes:
         """States at the positions of each image, one image at a time, at all depths or at those given."""
         special = adds_special_tokens(self.processor, self.prompt)
         for index, image in enumerate(images):
-            inputs = self.processor(
-                text=[self.prompt], images=[[open_image(image)]], add_special_tokens=special, return_tensors="pt"
+            inputs = process(
+                self.processor,
+                text=[self.prompt],
+                images=[[open_image(image)]],
+                add_special_tokens=special,
+                return_tensors="pt",
             ).to(self.device)
             self.run_inputs(inputs, index, receivers, depths)
 

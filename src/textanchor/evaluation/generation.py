@@ -10,6 +10,7 @@ from textanchor.data.items import ImageSource, Item, open_image
 from textanchor.evaluation.prompting import adds_special_tokens, as_taken_by, render_prompt, tokenizer_of
 from textanchor.evaluation.suite import EvaluationOptions, image_hash, measuring
 from textanchor.files import sha256_of_json
+from textanchor.vlm.chat import process
 from textanchor.vlm.names import unwrapped
 
 
@@ -64,7 +65,8 @@ def _generate(
     tokenizer = tokenizer_of(processor)
     shown = [[open_image(image)] for image in images if image is not None]
     visual = {"images": shown} if shown else {}
-    inputs = processor(
+    inputs = process(
+        processor,
         text=list(prompts),
         **visual,
         add_special_tokens=adds_special_tokens(processor, prompts[0]),

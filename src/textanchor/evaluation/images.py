@@ -14,6 +14,7 @@ from textanchor.data.items import ImageSource, open_image
 from textanchor.errors import ModelError
 from textanchor.evaluation.prompting import as_taken_by, tokenizer_of
 from textanchor.evaluation.token_tree import ImageToken, Token
+from textanchor.vlm.chat import process
 from textanchor.vlm.hashing import tensors_hash
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import VLMParts, find_parts
@@ -87,7 +88,8 @@ class ImageProjector:
         return tuple(ImageToken(name, next(indices)) if token == placeholder else token for token in ids)
 
     def _through_tower(self, source: ImageSource) -> _TowerOutput:
-        inputs = self.processor(
+        inputs = process(
+            self.processor,
             text=[self.processor.image_token],
             images=[[open_image(source)]],
             add_special_tokens=False,

@@ -11,6 +11,7 @@ from textanchor.data.items import PLACEHOLDER, ImageSource, Item
 from textanchor.errors import DataError, ModelError
 from textanchor.evaluation.suite import image_hash
 from textanchor.files import sha256_of_json
+from textanchor.vlm.chat import render_chat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +44,16 @@ def tokenizer_of(processor: Any) -> Any:
     return getattr(processor, "tokenizer", processor)
 
 
+def reserved_tokens(processor: Any) -> set[str]:
+    """What stands for an image: in the data, and in the texts of this processor."""
+    return {PLACEHOLDER, getattr(processor, "image_token", None) or PLACEHOLDER}
+
+
 def render_prompt(processor: Any, item: Item, *, blind: bool = False) -> str:
     """The item as a user's turn and the opening of the answer; without its image where `blind`.
 
     Raises ModelError where the processor has no chat template, or takes no images and the item has one.
     """
-    if not getattr(processor, "chat_template", None):
-        raise ModelError(
-            f"{type(processor).__name__} has no chat template, so questions cannot be written as this model expects; "
-            "set processor.chat_template to the template of the model"
-        )
     shown = item.image is not None and not blind
     takes_images = getattr(processor, "image_processor", None) is not None
     if shown and not takes_images:
@@ -63,7 +64,8 @@ def render_prompt(processor: Any, item: Item, *, blind: bool = False) -> str:
     messages = _messages(item, shown=shown)
     if not takes_images:  # templates of text-only models know no content parts
         messages = [{**m, "content": "".join(part["text"] for part in m["content"])} for m in messages]
-    return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    way_out = "set processor.chat_template to the template of the model, and save the processor beside it"
+    return render_chat(processor, messages, add_generation_prompt=True, way_out=way_out)
 
 
 def _messages(item: Item, *, shown: bool) -> list[dict[str, Any]]:
@@ -105,6 +107,11 @@ def adds_special_tokens(processor: Any, prompt: str) -> bool:
 def encode_item(processor: Any, item: Item, candidates: Sequence[str], *, blind: bool = False) -> EncodedItem:
     """Prompt and candidates as tokens; DataError where a candidate is empty or two of them are the same tokens."""
     prompt = render_prompt(processor, item, blind=blind)
+    for token in reserved_tokens(processor):
+        if any(token in candidate for candidate in candidates):
+            raise DataError(
+                f"item {item.id}: the image token {token} stands in an answer, where no image can; remove it"
+            )
     space = "" if prompt[-1:].isspace() else " "
     texts = tuple(f"{prompt}{space}{candidate}" for candidate in candidates)
     special = adds_special_tokens(processor, prompt)

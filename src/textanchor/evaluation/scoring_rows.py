@@ -15,6 +15,7 @@ from textanchor.data.items import open_image
 from textanchor.errors import ModelError
 from textanchor.evaluation.prompting import EncodedItem, as_taken_by
 from textanchor.evaluation.suite import EvaluationOptions
+from textanchor.vlm.chat import process
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.precision import Format, computing_in
 
@@ -102,7 +103,8 @@ def _last_logits(
 ) -> Tensor:
     """(B, K, V) logits of the last K places of each row, all rows ending at the last place."""
     images = [[open_image(image)] for row in rows if (image := items[row.item].image) is not None]
-    inputs = processor(
+    inputs = process(
+        processor,
         text=[row.text for row in rows],
         **({"images": images} if images else {}),
         add_special_tokens=items[rows[0].item].adds_special_tokens,

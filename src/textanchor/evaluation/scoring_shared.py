@@ -16,6 +16,7 @@ from textanchor.evaluation.images import ImageProjector, ProjectedImage, expande
 from textanchor.evaluation.prompting import EncodedItem
 from textanchor.evaluation.suite import EvaluationOptions, image_hash
 from textanchor.evaluation.token_tree import TokenTree, tree_states
+from textanchor.vlm.chat import process
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.precision import Format, computing_in
 
@@ -155,8 +156,8 @@ def _read(
 def _check_expansion(processor: Any, item: EncodedItem, images: dict[str, ProjectedImage]) -> None:
     """The processor itself must give the tokens that we put together from the text's and the image's."""
     assert item.image is not None
-    inputs = processor(
-        text=[item.texts[0]], images=[[open_image(item.image)]], add_special_tokens=item.adds_special_tokens
+    inputs = process(
+        processor, text=[item.texts[0]], images=[[open_image(item.image)]], add_special_tokens=item.adds_special_tokens
     )
     image = next(iter(images.values()))
     ours = [

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from textanchor.errors import HoldError
+from textanchor.vlm.chat import process, render_chat
 from textanchor.vlm.parts import VLMParts
 
 
@@ -17,18 +17,14 @@ def prompt_inputs(
     begin = getattr(processor.tokenizer, "bos_token", None)
     adds_begin = begin is None or not prompts[0].startswith(begin)
     options = {"return_tensors": "pt", "padding": True, "add_special_tokens": adds_begin}
-    inputs = processor(images=[[image] for image in images], text=prompts, **options)
+    inputs = process(processor, images=[[image] for image in images], text=prompts, **options)
     parameter = next(parts.module(parts.projector_output).parameters())
     placed = {name: value.to(parameter.device) for name, value in inputs.items() if isinstance(value, Tensor)}
     return placed | {"pixel_values": placed["pixel_values"].to(parameter.dtype)}
 
 
 def _prompt(processor: Any, question: str) -> str:
-    if not getattr(processor, "chat_template", None):
-        raise HoldError(
-            f"{type(processor).__name__} has no chat template, so questions about images cannot be written as this "
-            "model expects; set processor.chat_template"
-        )
     content = [{"type": "image"}, {"type": "text", "text": question}]
     messages = [{"role": "user", "content": content}]
-    return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    way_out = "set processor.chat_template to the template of the model"
+    return render_chat(processor, messages, add_generation_prompt=True, way_out=way_out)

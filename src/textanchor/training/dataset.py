@@ -10,12 +10,16 @@ from torch.utils.data import Dataset
 from textanchor.data.conversations import read_conversations
 from textanchor.data.items import Conversation, ImageSource, open_image
 from textanchor.data.tasks import load_conversations
-from textanchor.errors import ConfigError, DataError
+from textanchor.errors import ConfigError, DataError, ModelError
 from textanchor.evaluation.suite import image_hash
-from textanchor.files import sha256_of_file, sha256_of_json
+from textanchor.files import read_text, sha256_of_file, sha256_of_json
 from textanchor.training.config import AdaptConfig
 from textanchor.training.sequences import Example, encode
+from textanchor.vlm.chat import render_chat
 from textanchor.vlm.names import unwrapped
+
+ONE_QUESTION = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]
+"""What every chat template of a vision-language model can write."""
 
 
 class EncodedConversations(Dataset[Example]):
@@ -71,9 +75,10 @@ def use_chat_template(processor: Any, file: Path | None) -> None:
     if file is None:
         return
     try:
-        processor.chat_template = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"data.chat_template: {file} cannot be read ({error}); give a Jinja text file") from error
+        processor.chat_template = read_text(file)
+        render_chat(processor, ONE_QUESTION, add_generation_prompt=True, way_out="give a Jinja text file")
+    except (DataError, ModelError) as error:
+        raise ConfigError(f"data.chat_template: {file}: {error}") from error
 
 
 def longest_sequence(model: nn.Module) -> int | None:

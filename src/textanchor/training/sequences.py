@@ -21,6 +21,8 @@ from torch import Tensor
 
 from textanchor.data.items import PLACEHOLDER, Conversation, open_image
 from textanchor.errors import DataError, ModelError
+from textanchor.evaluation.prompting import reserved_tokens
+from textanchor.vlm.chat import process, render_chat
 
 IGNORED = -100
 """Label of tokens that are not learned."""
@@ -117,13 +119,12 @@ def _messages(conversation: Conversation, processor: Any) -> list[dict[str, Any]
         )
     if not conversation.turns:
         raise DataError(f"conversation {conversation.id}: no turns; it needs at least one question and answer")
-    reserved = {PLACEHOLDER, getattr(processor, "image_token", None) or PLACEHOLDER}
     messages = []
     if conversation.system is not None:
         messages.append({"role": "system", "content": [{"type": "text", "text": conversation.system}]})
     for i, turn in enumerate(conversation.turns):
         pieces = turn.question.split(PLACEHOLDER)
-        for token in reserved:
+        for token in reserved_tokens(processor):
             if token in turn.answer or any(token in piece for piece in pieces):
                 raise DataError(
                     f"conversation {conversation.id}, turn {i + 1}: the image token {token} stands where no image can; "
@@ -139,12 +140,8 @@ def _messages(conversation: Conversation, processor: Any) -> list[dict[str, Any]
 
 
 def _render(messages: list[dict[str, Any]], processor: Any, *, add_generation_prompt: bool) -> str:
-    if not getattr(processor, "chat_template", None):
-        raise ModelError(
-            f"{type(processor).__name__} has no chat template, so conversations cannot be written as this model "
-            "expects; set data.chat_template to a file with one"
-        )
-    return processor.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False)
+    way_out = "set data.chat_template to a file with the template of the model"
+    return render_chat(processor, messages, add_generation_prompt=add_generation_prompt, way_out=way_out)
 
 
 def _end_of_text(processor: Any) -> str:
@@ -190,7 +187,8 @@ def _processed(
     text: str, images: tuple[Image.Image, ...], processor: Any, *, add_special_tokens: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Inputs of one text with its images: those with one value for each token as (L,), and the others as they are."""
-    inputs = processor(
+    inputs = process(
+        processor,
         text=[text],
         images=[list(images)] if images else None,
         add_special_tokens=add_special_tokens,
