@@ -130,6 +130,9 @@ def test_a_merge_is_told_up_to_the_rounding_of_its_type(dtype: torch.dtype, size
     other = low_rank(90, 120, 4)
     assert merge_of(half, half + (other * update.norm() / other.norm()).to(dtype), update).times == set()
 
+    merge = merge_of(half, in_type.float(), update)  # saved in a finer type than it was merged in
+    assert (merge.times, merge.dtype) == ({1}, dtype)
+
     merge, stayed = merge_of(half, in_type, update), in_type == half
     assert merge.swallowed == pytest.approx(float(update[stayed].square().sum()), rel=1e-4)
 

@@ -13,6 +13,8 @@ from textanchor.diffs.headers import StoredTensor
 from textanchor.errors import ModelError
 from textanchor.vlm.names import joined
 
+MERGE_AS_A_WHOLE = "where merge_and_unload merges it as a whole, give the folder that save_pretrained then writes"
+
 
 class AdaptedCheckpoint:
     """What an adapter changes of its base, under the model's own names; everything else is the base's."""
@@ -72,7 +74,8 @@ class AdaptedCheckpoint:
             tensor.copy_(self.base.whole(self.base_names[joined(path, name)]))
         root = _alone(path, plain)
         values = {key: self.adapter.weights.whole(name) for key, name in adapted.file_names.items()}
-        with asking_peft(self.adapter.folder, f"merge it into {path}", "only adapters that it merges are read"):
+        kind = self.adapter.config.peft_type.value
+        with asking_peft(self.adapter.folder, f"merge this adapter ({kind}) into {path} alone", MERGE_AS_A_WHOLE):
             inject_adapter_in_model(adapted.config, root)
             layer: Any = root.get_submodule(path)
             layer.load_state_dict(values, strict=False)

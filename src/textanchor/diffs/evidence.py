@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+import torch
+
 from textanchor.diffs.checkpoint import Problem
 from textanchor.diffs.matching import Matching
 from textanchor.diffs.merges import MERGES, MergeFit
@@ -110,9 +112,14 @@ def swallowed_share(evidence: Evidence) -> float:
     return sum(merge.swallowed for merge in evidence.merges.values()) / total if total else 0.0
 
 
-def merged_dtype(evidence: Evidence) -> str:
-    """Type of the weights that the adapter was merged into."""
-    return next(row.tuned_dtype or "" for row in evidence.rows if row.name in evidence.merges)
+def merged_dtype(evidence: Evidence) -> torch.dtype:
+    """Type in which the adapter was merged, as the weights that it was merged into tell."""
+    return next(iter(evidence.merges.values())).dtype
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Its name without the library's."""
+    return str(dtype).removeprefix("torch.")
 
 
 def tensors_are(number: int) -> str:

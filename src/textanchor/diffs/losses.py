@@ -2,7 +2,7 @@
 
 from statistics import median
 
-from textanchor.diffs.evidence import Evidence, and_more, merged_dtype, tensors_are, whole_ratio
+from textanchor.diffs.evidence import Evidence, and_more, dtype_name, merged_dtype, tensors_are, whole_ratio
 
 
 def not_loadable(evidence: Evidence) -> str | None:
@@ -56,7 +56,7 @@ def lora_not_merged(evidence: Evidence) -> str | None:
         return None
     merges = evidence.merges.values()
     is_too_small = all(1 in merge.times for merge in merges)
-    swallowed = f", or rounding to {merged_dtype(evidence)} swallowed all of it" if is_too_small else ""
+    swallowed = f", or rounding to {dtype_name(merged_dtype(evidence))} swallowed all of it" if is_too_small else ""
     return f"LoRA is not merged: the adapter's update is in none of its {len(merges)} weights{swallowed}"
 
 

@@ -2,14 +2,22 @@
 
 from collections.abc import Sequence
 
-from textanchor.diffs.evidence import Evidence, and_more, merged_dtype, swallowed_share, tensors_are, whole_ratio
+from textanchor.diffs.evidence import (
+    Evidence,
+    and_more,
+    dtype_name,
+    merged_dtype,
+    swallowed_share,
+    tensors_are,
+    whole_ratio,
+)
+from textanchor.diffs.merges import HALF_TYPES
 from textanchor.diffs.quantised import FLOAT8
 from textanchor.report.readings import PART_TITLES
 
 NORM_GROWTH = 1.5
 """Times its norm in the base, from which a weight is said to have grown (or, inverted, shrunk)."""
-QUANTISED_KINDS = ("nf4", "fp4", "int8", *(str(dtype).removeprefix("torch.") for dtype in FLOAT8))
-HALF_TYPES = ("bfloat16", "float16")
+QUANTISED_KINDS = ("nf4", "fp4", "int8", *map(dtype_name, FLOAT8))
 MAX_FILES = 4
 SWALLOWED_WARNING = 0.1
 """Share of an adapter's update, from which it is a warning that rounding swallowed it."""
@@ -58,7 +66,7 @@ def update_swallowed(evidence: Evidence) -> str | None:
     if whole_ratio(evidence) != 1 or share < SWALLOWED_WARNING:
         return None
     return (
-        f"the adapter was merged, as far as {merged_dtype(evidence)} can hold it: rounding swallowed "
+        f"the adapter was merged, as far as {dtype_name(merged_dtype(evidence))} can hold it: rounding swallowed "
         f"{_percent(share)} of its update; keep the adapter apart, or merge into float32"
     )
 
@@ -155,7 +163,7 @@ def summary(evidence: Evidence) -> str:
             f"{evidence.matching.renamed} tensors bear names of another Transformers version and were matched"
         )
     if whole_ratio(evidence) == 1:
-        held = f", as far as {merged_dtype(evidence)} can hold it"
+        held = f", as far as {dtype_name(merged_dtype(evidence))} can hold it"
         held += f" (rounding swallowed {_percent(swallowed_share(evidence))})"
         clauses.append(
             f"the adapter's update is in the weights, once{held if merged_dtype(evidence) in HALF_TYPES else ''}"
