@@ -36,7 +36,7 @@ class EncodedConversations(Dataset[Example]):
 
 
 def read_training_data(config: AdaptConfig) -> list[Conversation]:
-    """The conversations that the configuration names; DataError where there are none."""
+    """The conversations that the configuration names; DataError where there are none that the trained parts read."""
     data = config.data
     if data.task is not None and data.num_images is not None:
         return load_conversations(data.task, split="train", num_images=data.num_images, seed=config.training.seed)
@@ -45,6 +45,13 @@ def read_training_data(config: AdaptConfig) -> list[Conversation]:
     if not conversations:
         raise DataError(
             f"{data.path}: no conversations to train on; expected at least one row with `conversations` or `messages`"
+        )
+    parts = config.trained_parts.trained()
+    if "language_model" not in parts and not any(c.images for c in conversations):
+        raise DataError(
+            f"{data.path}: none of its {len(conversations)} conversations shows an image, so training "
+            f"{' and '.join(parts) or 'nothing'} alone would learn nothing from them; give rows with images, or train "
+            "the language model"
         )
     return conversations
 

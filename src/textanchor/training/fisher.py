@@ -41,12 +41,17 @@ def diagonal_fisher(
     with _with_gradients(list(weights.values())):
         for batch in batches:
             total, count = log_likelihood(batch)
-            gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+            gradients = _gradients(total, list(weights.values()))
             for name, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
                     sums[name] += gradient.square()
             num_labels += count
     return {name: total / max(num_labels, 1) for name, total in sums.items()}
+
+
+def _gradients(total: Tensor, of: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """None where the total does not depend on a tensor, as a text without an image on no weight of the projector."""
+    return torch.autograd.grad(total, of, allow_unused=True) if total.requires_grad else [None] * len(of)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def kronecker_fisher(
         for batch in batches:
             total, count = log_likelihood(batch)
             outputs = [output for gather in gathered.values() for output in gather.outputs]
-            gradients = iter(torch.autograd.grad(total, outputs, allow_unused=True))
+            gradients = iter(_gradients(total, outputs))
             for gather in gathered.values():
                 gather.take(gradients)
             num_labels += count

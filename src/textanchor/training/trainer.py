@@ -148,6 +148,8 @@ class AdaptTrainer(Trainer):
                 f"({rates_told(self.rates)}), or raise training.warmup; a resumed run would meet it again"
             )
         self.tokens.count += int(inputs["attention_mask"].sum())
+        if not loss.requires_grad:  # texts without an image, and no part that reads them is trained: the gradient is 0
+            loss = loss + 0.0 * sum(weight.sum() for weight in trained_parameters(self.parts.model).values())
         return (loss, {"logits": logits_KV}) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
