@@ -17,6 +17,7 @@ from helpers.quantized import quantize_by_layer, quantize_by_subclass
 from helpers.stored_quantised import bnb_4bit, bnb_8bit, float8, stored
 from helpers.tiny_models import tiny_vlm
 from textanchor.diffs.pair import Pair
+from textanchor.vlm.loading import load_model
 
 
 def with_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
@@ -177,6 +178,25 @@ def test_an_adapter_on_a_quantised_base(kind: str, base: Path, tmp_path: Path) -
     for given in ((tmp_path / "adapter", small), (small, base), (base, small)):
         with pytest.raises(ta.ModelError, match=message):
             ta.repair(*given, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_merge_beside_a_quantised_base(kind: str, base: Path, tmp_path: Path) -> None:
+    """The update is smaller than what quantisation moves, and is in the weights all the same, or is not."""
+    small = quantised(base, tmp_path / "small", kind)
+    model = get_peft_model(load_model(base), LoraConfig(r=4, target_modules=r".*language_model.*q_proj"))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.01)
+    model.save_pretrained(tmp_path / "adapter")
+    model.merge_and_unload().save_pretrained(tmp_path / "merged")
+    for folder, expected in (
+        ("merged", "; the adapter's update is in the weights, once"),
+        ("base", "LoRA is not merged: "),
+    ):
+        report = ta.diff(small, tmp_path / folder, adapter=tmp_path / "adapter", frozen=["projector"])
+        assert expected in report.verdict
 
 
 def test_codes_that_config_does_not_announce_are_lost(base: Path, tmp_path: Path) -> None:

@@ -96,10 +96,11 @@ def whole_ratio(evidence: Evidence) -> int | None:
     merges = evidence.merges.values()
     if not merges:
         return None
-    for times in MERGES:  # up to rounding, which may swallow most of a small update
-        if all(times in merge.times for merge in merges):
-            return times
-    ratio = round(median(merge.fit for merge in merges))
+    middle = median(merge.fit for merge in merges)
+    possible = frozenset(MERGES).intersection(*(merge.times for merge in merges))
+    if possible:  # up to rounding, which may hide so much that several numbers are
+        return min(possible, key=lambda times: abs(times - middle))
+    ratio = round(middle)
     if any(abs(merge.fit - ratio) > MERGE_TOLERANCE * max(ratio, 1) for merge in merges):
         return None
     is_explained = ratio == 0 or median(merge.misfit for merge in merges) <= LARGEST_MISFIT
