@@ -114,6 +114,44 @@ def test_only_the_linears_that_are_asked_for_and_progress_is_told() -> None:
         anchor["inputs/model.multi_modal_projector.linear_1"]
 
 
+def calls_of(module: torch.nn.Module, run) -> list[tuple[int, ...]]:
+    """Shapes of what the module gave during `run`."""
+    shapes: list[tuple[int, ...]] = []
+    handle = module.register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape)))
+    run()
+    handle.remove()
+    return shapes
+
+
+def test_every_batch_passes_once_and_logits_that_nobody_reads_are_not_made() -> None:
+    model, processor = tiny_chat_model("llava")
+    texts, images, questions = letter_texts(20), noise_images(4), ["What?"] * 4
+
+    def fit(**options) -> None:
+        fit_anchor(model, processor, texts, images, batch_size=4, **options)
+
+    def fit_with_questions() -> None:
+        fit(questions=questions, language_images=True)
+
+    final_norm, projector = model.model.language_model.norm, model.model.multi_modal_projector
+    assert len(calls_of(final_norm, fit)) == 5 and len(calls_of(projector, fit)) == 1
+    assert calls_of(model.lm_head, fit) == []
+    assert len(calls_of(final_norm, fit_with_questions)) == 6 and len(calls_of(projector, fit_with_questions)) == 1
+    assert [shape[:2] for shape in calls_of(model.lm_head, fit_with_questions)] == [(4, 1)]
+
+
+def test_images_with_questions_count_for_the_projector_as_images_alone_do() -> None:
+    model, processor = tiny_chat_model("llava")
+    texts, images = letter_texts(4), noise_images(3)
+    alone = fit_anchor(model, processor, texts, images, batch_size=2)
+    asked = fit_anchor(model, processor, texts, images, batch_size=2, questions=["What?"] * 3, language_images=True)
+    assert list(asked.moments) == list(alone.moments)
+    for name in ("inputs/model.multi_modal_projector.linear_1", "slopes/model.multi_modal_projector.linear_1"):
+        assert asked[name].count == alone[name].count == 3 * 16
+        torch.testing.assert_close(asked[name].second_EE, alone[name].second_EE)
+    assert asked[f"inputs/{LAYER}.mlp.down_proj"].count > alone[f"inputs/{LAYER}.mlp.down_proj"].count
+
+
 def test_texts_without_tokens_are_refused() -> None:
     with pytest.raises(DataError, match="no text has a token"):
         fit_anchor(tiny_model(), tiny_chat_model("llava")[1], [])

@@ -12,7 +12,8 @@ from helpers.tiny_models import tiny_inputs, tiny_vlm
 from helpers.tiny_runs import mixed_conversations
 from textanchor.training.collate import Collator
 from textanchor.training.sequences import IGNORED, encode
-from textanchor.training.trainer import label_logits, takes_logits_to_keep
+from textanchor.training.trainer import label_logits
+from textanchor.vlm.logits import takes_logits_to_keep
 
 WITHOUT = {"blip-2", "blip_2", "instructblip"}
 """Families whose forward pass cannot leave out logits."""

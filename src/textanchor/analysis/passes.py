@@ -19,10 +19,10 @@ from textanchor.analysis.states import batches_of_like_length
 from textanchor.data.items import ImageSource, Item, open_image
 from textanchor.errors import DataError, ModelError
 from textanchor.evaluation.prompting import adds_special_tokens, render_prompt, tokenizer_of
-from textanchor.training.trainer import takes_logits_to_keep
 from textanchor.vlm.capture import capture_inputs, capture_outputs, capture_projector, token_mask, visual_token_ids
 from textanchor.vlm.chat import process
 from textanchor.vlm.layers import decoder_layers
+from textanchor.vlm.logits import without_logits
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import VLMParts
 
@@ -54,7 +54,7 @@ class Passes:
         self.model: Any = unwrapped(parts.model)
         self.device = next(parts.module(parts.language_model).parameters()).device
         self.visual_ids = visual_token_ids(parts.model)
-        self.without_logits = {"logits_to_keep": 1} if takes_logits_to_keep(parts.model) else {}
+        self.without_logits = without_logits(parts.model)
         self.prompt = render_prompt(
             processor, Item(id="measure", task="measure", question=QUESTION, answer="", image=_ANY_IMAGE)
         )

@@ -26,8 +26,8 @@ from textanchor.holds.optimizers import (
 from textanchor.holds.packing import PROJECTOR
 from textanchor.holds.penalty import ProjectorPenalty
 from textanchor.holds.plan import HoldPlan, inside_ddp, listed
-from textanchor.holds.precision import unrounded
 from textanchor.holds.sharding import anywhere, require_all_processes
+from textanchor.spectral.precision import unrounded
 from textanchor.vlm.names import base_modules
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from torch import Tensor
 from textanchor.holds.bits import bit_hashes
 from textanchor.holds.linear import Block, HeldLinear, laid_out, matrix, matrix_blocks, start_matrix
 from textanchor.holds.norm_sketch import random_signs
-from textanchor.holds.precision import precise, unrounded
 from textanchor.holds.rules import Reference, change_coordinates, damp_, share_factor
 from textanchor.holds.sharding import gathered, local, write_back
 from textanchor.spectral import Subspace
+from textanchor.spectral.precision import precise, unrounded
 from textanchor.spectral.products import linear
 
 

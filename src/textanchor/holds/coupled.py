@@ -14,9 +14,9 @@ from torch import Tensor
 
 from textanchor.holds.bound import BoundLinear, write_block
 from textanchor.holds.linear import HeldLinear
-from textanchor.holds.precision import working
 from textanchor.holds.rules import damp_, damped_pairs, pair_share_factor
 from textanchor.spectral import Subspace
+from textanchor.spectral.precision import working
 
 FilterCache = dict[tuple[int, torch.device, torch.dtype], Subspace]
 

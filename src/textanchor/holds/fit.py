@@ -1,6 +1,6 @@
 """Fit an anchor on a model: one pass over texts for its language model, one over images for its projector.
 
-Where it is asked to, the language model also passes over the images with a question each. Nothing is trained and no
+Where it is asked to, the images have a question each, and the whole model passes over both. Nothing is trained and no
 state is kept, only moments. All linears that receive the same states share one entry.
 
 Shape legend: B texts of a batch, L tokens, N tokens that count, D width of a state.
@@ -8,6 +8,7 @@ Shape legend: B texts of a batch, L tokens, N tokens that count, D width of a st
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +21,11 @@ from textanchor.holds.gather import gather, require_gatherable, run_projector
 from textanchor.holds.prompts import prompt_inputs
 from textanchor.holds.pullback import SlopesGatherer
 from textanchor.holds.store import hash_of_model
-from textanchor.holds.streams import Consume, Streams, begin_id_of, sinks, text_batch
+from textanchor.holds.streams import Consume, Run, Streams, begin_id_of, sinks, text_batch
 from textanchor.spectral import MomentsStream
 from textanchor.vlm.capture import capture_inputs
+from textanchor.vlm.fast_linears import fast_linears
+from textanchor.vlm.logits import without_logits
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import VLMParts, find_parts
 
@@ -58,28 +61,23 @@ def fit_anchor(
     bases = require_gatherable(bases, images, questions, language_images=language_images)
     rows = _token_rows(processor, texts, max_length)
     text_linears = list(parts.text_linears()) if linears is None else list(linears)
-    text_batches = _pieces(rows, batch_size) if text_linears else []
-    image_batches = _pieces(images or (), batch_size)
-    streams = Streams(f"{INPUTS}/")
-    with _evaluating(model), torch.no_grad():
+    passes = _Passes(parts, processor, text_linears)
+    # the longest texts first, as they tell best which norms are massive
+    text_batches = reversed(_pieces(rows, batch_size)) if text_linears else []
+    runs: list[Run] = [partial(passes.texts, batch) for batch in text_batches]
+    if text_linears and language_images:
+        asked = zip(_pieces(images or (), batch_size), _pieces(questions or (), batch_size), strict=True)
+        runs += [partial(passes.images_with_questions, *batch) for batch in asked]
+    else:
+        runs += [partial(passes.images, batch) for batch in _pieces(images or (), batch_size)]
+    streams, slopes = Streams(f"{INPUTS}/"), SlopesGatherer(parts)
+    with _evaluating(model), torch.no_grad(), fast_linears(model):
         embedding = _embedding_stream(parts, rows)
-        run = _TextRun(parts, processor, text_linears)
-        if text_batches:
-            streams.learn_bounds(lambda consume: run(text_batches[-1], consume))  # the longest texts
-        for done, batch in enumerate(text_batches, 1):
-            streams.count(lambda consume, batch=batch: run(batch, consume))
-            if progress is not None:
-                progress(done, len(text_batches) + len(image_batches))
-        if text_linears and language_images:
-            assert questions is not None  # require_gatherable saw them
-            for batch, asked in zip(image_batches, _pieces(questions, batch_size), strict=True):
-                streams.count(lambda consume, batch=batch, asked=asked: run.with_images(batch, asked, consume))
-        slopes = SlopesGatherer(parts)
-        for done, batch in enumerate(image_batches, len(text_batches) + 1):
+        for done, run in enumerate(runs, 1):
             with slopes.watching():
-                streams.count(lambda consume, batch=batch: _run_images(parts, processor, batch, consume))
+                streams.count(run)
             if progress is not None:
-                progress(done, len(text_batches) + len(image_batches))
+                progress(done, len(runs))
         gathered = gather(bases, parts, processor, rows, images or (), questions or (), batch_size)
     moments = {TEXT_EMBEDDING: embedding.moments()}
     moments |= gathered | streams.moments()
@@ -114,16 +112,18 @@ def _embedding_stream(parts: VLMParts, rows: list[list[int]]) -> MomentsStream:
     return stream
 
 
-class _TextRun:
-    """Runs the language model alone on texts, so that no logits are made, or the whole model on images."""
+class _Passes:
+    """Runs one batch through what it is for; padding is not counted, and no logits are made that nobody reads."""
 
     def __init__(self, parts: VLMParts, processor: Any, linears: list[str]) -> None:
+        """`linears` of the language model."""
         self.parts, self.processor, self.linears = parts, processor, linears
         self.begin_id = begin_id_of(processor)
         self.language_model = parts.module(parts.language_model)
+        self.options: dict[str, Any] = {} if parts.output_head in linears else without_logits(parts.model)
 
-    def __call__(self, rows: Sequence[list[int]], consume: Consume) -> dict[str, str]:
-        """Run one batch; padding is not counted."""
+    def texts(self, rows: Sequence[list[int]], consume: Consume) -> dict[str, str]:
+        """Texts through the language model alone."""
         device = next(self.language_model.parameters()).device
         ids_BL, real_BL, is_sink_N = text_batch(rows, self.begin_id, device)
         return capture_inputs(
@@ -134,29 +134,40 @@ class _TextRun:
             token_mask=real_BL,
         )
 
-    def with_images(self, images: Sequence[Any], questions: Sequence[str], consume: Consume) -> dict[str, str]:
-        """Run a batch of images with a question each; what the language model receives of both is counted."""
+    def images(self, images: Sequence[Any], consume: Consume) -> dict[str, str]:
+        """Images through tower and projector."""
+        return self._through_projector(lambda: run_projector(self.parts, self.processor, images), consume)
+
+    def images_with_questions(
+        self, images: Sequence[Any], questions: Sequence[str], consume: Consume
+    ) -> dict[str, str]:
+        """Images with a question each through the whole model, whose projector and language model both count."""
         inputs = prompt_inputs(self.parts, self.processor, images, questions)
         ids_BL, real_BL = inputs["input_ids"], inputs["attention_mask"].bool()
         is_sink_N = sinks(ids_BL, real_BL, self.begin_id)
         whole: Any = unwrapped(self.parts.model)
-        return capture_inputs(
+        of_projector: dict[str, str] = {}
+
+        def run() -> None:
+            run_whole = partial(whole, **inputs, use_cache=False, **self.options)
+            of_projector.update(self._through_projector(run_whole, consume))
+
+        of_language_model = capture_inputs(
             self.parts.model,
             self.linears,
-            lambda: whole(**inputs, use_cache=False),
+            run,
             lambda name, states_ND: consume(name, states_ND, is_sink_N),
             token_mask=real_BL,
         )
+        return of_language_model | of_projector
 
-
-def _run_images(parts: VLMParts, processor: Any, images: Sequence[Any], consume: Consume) -> dict[str, str]:
-    """Run tower and projector on a batch of images."""
-    return capture_inputs(
-        parts.model,
-        list(parts.projector_linears()),
-        lambda: run_projector(parts, processor, images),
-        lambda name, states_ND: consume(name, states_ND, None),
-    )
+    def _through_projector(self, run: Callable[[], object], consume: Consume) -> dict[str, str]:
+        return capture_inputs(
+            self.parts.model,
+            list(self.parts.projector_linears()),
+            run,
+            lambda name, states_ND: consume(name, states_ND, None),
+        )
 
 
 @contextmanager

@@ -97,8 +97,7 @@ def _hidden(
         return {name: name for name in layers}
 
     streams = Streams()
-    streams.learn_bounds(lambda consume: run(batches[-1], consume))
-    for rows in batches:
+    for rows in reversed(batches):  # the longest first, as for the linears
         streams.count(lambda consume, rows=rows: run(rows, consume))
     return streams.moments()
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from textanchor.errors import HoldError
 from textanchor.holds.filter import FilterConfig
 from textanchor.holds.norm_sketch import random_signs, saves_memory
-from textanchor.holds.precision import precise
 from textanchor.holds.rules import Reference, decay_factor
 from textanchor.holds.targets import Target, base_hash, norms
 from textanchor.spectral import Subspace
+from textanchor.spectral.precision import precise
 
 BLOCK_ELEMENTS = 2**20
 

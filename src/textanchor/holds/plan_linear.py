@@ -14,9 +14,9 @@ from textanchor.holds.legal import require_legal
 from textanchor.holds.linear import Side, held_linear
 from textanchor.holds.plan import HoldPlan
 from textanchor.holds.plan_rows import rows_of
-from textanchor.holds.precision import working
 from textanchor.holds.sources import BOTTOM, IDENTITY, OWN_INPUTS, RANDOM, TEXT_EMBEDDING
 from textanchor.holds.targets import find_targets
+from textanchor.spectral.precision import working
 from textanchor.vlm.names import base_parameters
 
 

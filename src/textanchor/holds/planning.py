@@ -20,11 +20,11 @@ from textanchor.holds.legal import (
 from textanchor.holds.linear import HeldLinear, Side, held_linear
 from textanchor.holds.plan import HoldPlan
 from textanchor.holds.plan_rows import rows_of
-from textanchor.holds.precision import working
 from textanchor.holds.pullback import pulled_back
 from textanchor.holds.selection import leading
 from textanchor.holds.targets import Target, find_targets
 from textanchor.spectral import Subspace, metric_basis
+from textanchor.spectral.precision import working
 from textanchor.vlm.names import is_within
 from textanchor.vlm.parts import VLMParts
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from textanchor.holds.precision import precise
 from textanchor.spectral import Subspace
+from textanchor.spectral.precision import precise
 from textanchor.spectral.products import linear
 
 CAP_TOLERANCE = 1e-6  # a part that exceeds its cap by rounding only is left as it is, so that the rule is idempotent

@@ -20,34 +20,22 @@ Run = Callable[[Consume], dict[str, str]]
 
 
 class Streams:
-    """Moments for each kind of states, or for the first of those that are the same ones."""
+    """Moments for each kind of states, or for the first of those that are the same ones.
+
+    The first batch, which should be the longest, also says above which norm a token is a sink.
+    """
 
     def __init__(self, prefix: str = "") -> None:
         self.prefix = prefix
         self.by_name: dict[str, MomentsStream] = {}
         self.aliases: dict[str, str] = {}
-        self._bounds: dict[str, float] = {}
-
-    def learn_bounds(self, run: Run) -> None:
-        """Norm above which a token of each linear's inputs is a sink, from one batch without its first tokens."""
-        norms: dict[str, list[Tensor]] = {}
-
-        def consume(name: str, states_ND: Tensor, is_sink_N: Tensor | None) -> None:
-            norms_N = torch.linalg.vector_norm(states_ND, dim=1, dtype=torch.float64)
-            norms.setdefault(name, []).append(norms_N if is_sink_N is None else norms_N[~is_sink_N])
-
-        run(consume)
-        for name, pieces in norms.items():
-            norms_N = torch.cat(pieces)
-            if len(norms_N) >= MIN_PILOT_TOKENS:
-                self._bounds[name] = sink_bound(norms_N)
 
     def count(self, run: Run) -> None:
         """Count in the states of one batch."""
 
         def consume(name: str, states_ND: Tensor, is_sink_N: Tensor | None) -> None:
             if name not in self.by_name:
-                bound = self._bounds.get(name, float("inf"))
+                bound = _bound_of_sinks(states_ND, is_sink_N)
                 self.by_name[name] = MomentsStream(states_ND.shape[1], sink_norm=bound, source=f"{self.prefix}{name}")
             self.by_name[name].add(states_ND, is_sink_N=is_sink_N)
 
@@ -61,6 +49,13 @@ class Streams:
     def moments(self) -> dict[str, Moments]:
         """All moments by prefix and name; the streams are used up, so that not all are there twice."""
         return {f"{self.prefix}{name}": self.by_name.pop(name).moments() for name in list(self.by_name)}
+
+
+def _bound_of_sinks(states_ND: Tensor, is_sink_N: Tensor | None) -> float:
+    """Norm of massive tokens, judged by those that are no sinks by position; none where images alone are states."""
+    if is_sink_N is None or int((~is_sink_N).sum()) < MIN_PILOT_TOKENS:
+        return float("inf")
+    return sink_bound(torch.linalg.vector_norm(states_ND[~is_sink_N], dim=1))
 
 
 def text_batch(

@@ -23,8 +23,9 @@ from textanchor.training.fisher import (
 from textanchor.training.method import AbstractMethod, Attachment, Needs
 from textanchor.training.reference import OldData, conversation_batches, device_of, text_batches
 from textanchor.training.session import Session
-from textanchor.training.trainer import label_logits, takes_logits_to_keep
+from textanchor.training.trainer import label_logits
 from textanchor.training.updates import adapter_update, lora_factors
+from textanchor.vlm.logits import takes_logits_to_keep
 from textanchor.vlm.names import base_modules, base_parameters, peft_layers
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from textanchor.holds import HoldPlan
 from textanchor.holds.coupled import FilterCache, bind
-from textanchor.holds.precision import unrounded
+from textanchor.spectral.precision import unrounded
 
 
 def is_changed(base: Tensor, tuned: Tensor) -> bool:

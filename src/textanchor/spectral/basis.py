@@ -8,7 +8,8 @@ Notable:
 Shape legend: D width (E = D + 1 with the constant), K directions, Q directions that are set first.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from torch import Tensor
 from textanchor.errors import HoldError
 from textanchor.spectral.moments import Moments
 
+NO_MEAN = 1e-7
+"""Length of a mean, relative to that of the states, below which it is rounding of float32 products."""
 MAX_SINKS = 8
 SINK_ENERGY = 0.999
 
@@ -49,11 +52,12 @@ def output_basis(moments: Moments) -> Basis:
     num_sinks = first_DQ.shape[1]
     second_DD = moments.second_DD + rest_DD
     mean_D = moments.mean_D - first_DQ @ (first_DQ.T @ moments.mean_D)
-    if mean_D.square().sum() > 1e-20 * second_DD.trace():
+    if mean_D.square().sum() > NO_MEAN**2 * second_DD.trace():
         mean_D = mean_D / torch.linalg.vector_norm(mean_D)
         mean_D = mean_D - first_DQ @ (first_DQ.T @ mean_D)  # again: of a mean near the sinks the first time leaves some
         first_DQ = torch.cat([first_DQ, (mean_D / torch.linalg.vector_norm(mean_D))[:, None]], dim=1)
-    return _completed(first_DQ, num_sinks, moments.covariance_DD + rest_DD, second_DD)
+    basis = _completed(first_DQ, num_sinks, moments.covariance_DD + rest_DD, second_DD)
+    return _spanned(basis, moments)
 
 
 def input_basis(moments: Moments, *, with_constant: bool) -> Basis:
@@ -66,7 +70,7 @@ def input_basis(moments: Moments, *, with_constant: bool) -> Basis:
     if not with_constant:
         second, sinks = moments.second_DD, sinks[:, :-1]
     first, rest = _split_sinks(sinks, moments.count)
-    return _completed(first, first.shape[1], second + rest, second + rest)
+    return _spanned(_completed(first, first.shape[1], second + rest, second + rest), moments)
 
 
 def metric_basis(metric_DD: Tensor) -> Basis:
@@ -108,6 +112,14 @@ def _completed(first_DQ: Tensor, num_sinks: int, order_DD: Tensor, second_DD: Te
     directions_DK = torch.cat([first_DQ, vectors_DD.flip(1)[:, : width - num_first]], dim=1)
     directions_DK = with_fixed_signs(directions_DK)
     return Basis(directions_DK, energies_of(directions_DK, second_DD), num_sinks)
+
+
+def _spanned(basis: Basis, moments: Moments) -> Basis:
+    """The basis with no energy in directions beyond as many as there are tokens, where float32 leaves some rounding."""
+    num_tokens = math.ceil(moments.count + moments.sink_count)
+    energies_K = basis.energies_K.clone()
+    energies_K[num_tokens:] = 0
+    return replace(basis, energies_K=energies_K)
 
 
 def with_fixed_signs(directions_DK: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""First and second moments of states, streamed in float64 and mergeable.
+"""First and second moments of states, streamed and mergeable.
 
 Notable:
 - a constant 1 is carried beside each state, so that one moment serves a weight alone and a weight with its bias;
@@ -14,8 +14,12 @@ import torch
 from torch import Tensor
 
 from textanchor.errors import HoldError
+from textanchor.spectral.gram import WeightedRows
+from textanchor.spectral.precision import precise, working
 
 MAX_SINK_ROWS = 32
+SINK_ROWS_AT_ONCE = 128
+"""So many rows are gathered before they are reduced to MAX_SINK_ROWS."""
 SINK_DEVIATIONS = 3.0
 
 
@@ -72,7 +76,8 @@ class Moments:
 class MomentsStream:
     """Gathers `Moments` batch by batch; the result does not depend on how the tokens are split into batches.
 
-    `sink_norm`: tokens with a larger norm are sinks (see `sink_bound`). `source` names the states in errors.
+    `sink_norm`: tokens with a larger norm are sinks (see `sink_bound`). `source` names the states in errors. States are
+    multiplied on their own device, in float64 where the first ones are in it, else in float32 (see `gram.py`).
     """
 
     def __init__(
@@ -80,58 +85,73 @@ class MomentsStream:
     ) -> None:
         self.width, self.unit_norm, self.sink_norm, self.source = width, unit_norm, sink_norm, source
         self._count, self._sink_count = 0.0, 0.0
-        self._sum_D = torch.zeros(width, dtype=torch.float64)
-        self._outer_EE = torch.zeros(width + 1, width + 1, dtype=torch.float64)
-        self._sinks_SE = torch.zeros(0, width + 1, dtype=torch.float64)
+        self._rows: WeightedRows | None = None
+        self._sinks: list[Tensor] = []
 
+    @torch.no_grad()
     def add(self, states_ND: Tensor, weights_N: Tensor | None = None, is_sink_N: Tensor | None = None) -> None:
         """Count in a batch, each token once or `weights_N` times; `is_sink_N` marks tokens that are sinks by position.
 
         Tokens that are all zero have no direction and are left out. HoldError where a state is not finite.
         """
-        x_ND = states_ND.detach().to("cpu", torch.float64)
-        if x_ND.ndim != 2 or x_ND.shape[1] != self.width:
-            raise HoldError(f"{self.source}: expected states of shape (tokens, {self.width}), got {tuple(x_ND.shape)}")
-        norms_N = torch.linalg.vector_norm(x_ND, dim=1)
+        if states_ND.ndim != 2 or states_ND.shape[1] != self.width:
+            raise HoldError(
+                f"{self.source}: expected states of shape (tokens, {self.width}), got {tuple(states_ND.shape)}"
+            )
+        x_ND = states_ND if precise(states_ND.device) == torch.float64 else states_ND.cpu()
+        norms_N = torch.linalg.vector_norm(x_ND, dim=1, dtype=torch.float64)
         if not torch.isfinite(norms_N).all():
             raise HoldError(
                 f"{self.source}: {int((~torch.isfinite(norms_N)).sum())} of {len(norms_N)} states are not finite; "
                 "run the model in float32, and check that its weights and inputs are sound"
             )
-        counts_N = (norms_N > 0).double() if weights_N is None else (norms_N > 0) * weights_N.to(norms_N)
-        is_massive_N = norms_N > self.sink_norm
-        is_apart_N = is_massive_N if is_sink_N is None else torch.logical_or(is_massive_N, is_sink_N.to("cpu"))
-        y_NE = torch.cat([x_ND, torch.ones(len(x_ND), 1, dtype=torch.float64)], dim=1)
-        if self.unit_norm:
-            y_NE = y_NE / norms_N.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-        self._add_rest(y_NE, counts_N * torch.logical_not(is_apart_N))
-        self._add_sinks(y_NE, counts_N * is_apart_N)
+        has_direction_N = norms_N > torch.finfo(working([x_ND])).tiny
+        counts_N = has_direction_N * (torch.ones_like(norms_N) if weights_N is None else weights_N.to(norms_N))
+        scales_N = 1 / norms_N.where(has_direction_N, 1.0) if self.unit_norm else torch.ones_like(norms_N)
+        is_apart_N = norms_N > self.sink_norm
+        if is_sink_N is not None:
+            is_apart_N |= is_sink_N.to(is_apart_N.device)
+        self._add_rest(x_ND, scales_N, counts_N.where(~is_apart_N, 0.0))
+        self._add_sinks(x_ND[is_apart_N], scales_N[is_apart_N], counts_N[is_apart_N])
 
-    def _add_rest(self, y_NE: Tensor, counts_N: Tensor) -> None:
-        y_NE, counts_N = y_NE[counts_N > 0], counts_N[counts_N > 0]
+    def _add_rest(self, x_ND: Tensor, scales_N: Tensor, counts_N: Tensor) -> None:
         self._count += float(counts_N.sum())
-        self._sum_D += counts_N @ y_NE[:, :-1]
-        scaled_NE = y_NE * counts_N.sqrt()[:, None]
-        self._outer_EE.addmm_(scaled_NE.T, scaled_NE)
+        if self._rows is None:
+            self._rows = WeightedRows(self.width + 1, working([x_ND]), x_ND.device)
+        roots_N = counts_N.sqrt()
+        self._rows.add(x_ND, roots_N * scales_N, roots_N * scales_N, roots_N)
 
-    def _add_sinks(self, y_NE: Tensor, counts_N: Tensor) -> None:
-        rows_NE = (y_NE * counts_N.sqrt()[:, None])[counts_N > 0]
-        if not len(rows_NE):
-            return
-        self._sink_count += float(counts_N.sum())
-        self._sinks_SE, rest_SE = _split_sinks(torch.cat([self._sinks_SE, rows_NE]))
-        self._outer_EE.addmm_(rest_SE.T, rest_SE)
+    def _add_sinks(self, x_SD: Tensor, scales_S: Tensor, counts_S: Tensor) -> None:
+        self._sink_count += float(counts_S.sum())
+        y_SE = torch.cat([x_SD.double(), torch.ones_like(scales_S)[:, None]], dim=1) * scales_S[:, None]
+        rows_SE = (y_SE * counts_S.sqrt()[:, None])[counts_S > 0]
+        if len(rows_SE):
+            self._sinks.append(rows_SE)
+        if sum(map(len, self._sinks)) > SINK_ROWS_AT_ONCE:
+            self._reduce_sinks()
+
+    def _reduce_sinks(self) -> None:
+        """Leave the rows that are kept of the sinks; the rest of them joins the other rows, without a count."""
+        sinks_SE, rest_NE = _split_sinks(torch.cat(self._sinks))
+        self._sinks = [sinks_SE]
+        if self._rows is not None and len(rest_NE):
+            ones_N = torch.ones_like(rest_NE[:, 0])
+            self._rows.add(rest_NE[:, :-1], ones_N, rest_NE[:, -1], torch.zeros_like(ones_N))
 
     def moments(self) -> Moments:
         """Moments of all tokens so far; HoldError where there were none."""
-        if not self._count:
+        if not self._count or self._rows is None:
             raise HoldError(f"{self.source}: no token counts ({self._sink_count:g} sinks); give more texts or images")
+        if self._sinks:
+            self._reduce_sinks()
+        mean_E, second_EE = self._rows.moments(self._count)
+        sinks_SE = torch.cat(self._sinks) if self._sinks else second_EE.new_zeros(0, self.width + 1)
         return Moments(
             count=self._count,
-            mean_D=self._sum_D / self._count,
-            second_EE=self._outer_EE / self._count,
+            mean_D=mean_E[:-1].cpu(),
+            second_EE=second_EE.cpu(),
             sink_count=self._sink_count,
-            sinks_SE=self._sinks_SE.clone(),
+            sinks_SE=sinks_SE.cpu(),
             unit_norm=self.unit_norm,
         )
 
@@ -148,6 +168,7 @@ def sink_bound(norms_N: Tensor) -> float:
 def _split_sinks(rows_NE: Tensor) -> tuple[Tensor, Tensor]:
     """MAX_SINK_ROWS rows with the largest part of the sum of outer products, and rows with the rest of it."""
     if len(rows_NE) > MAX_SINK_ROWS:
-        _, sizes_S, directions_SE = torch.linalg.svd(rows_NE, full_matrices=False)
-        rows_NE = sizes_S[:, None] * directions_SE
+        # rows turned into each other keep their sum, whatever the eigenvectors are worth
+        _, turns_NN = torch.linalg.eigh(rows_NE @ rows_NE.T)
+        rows_NE = turns_NN.flip(1).T @ rows_NE
     return rows_NE[:MAX_SINK_ROWS], rows_NE[MAX_SINK_ROWS:]

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from textanchor.errors import ModelError
 from textanchor.outputs import intended, writing
-from textanchor.training.trainer import label_logits, takes_logits_to_keep
+from textanchor.training.trainer import label_logits
+from textanchor.vlm.logits import takes_logits_to_keep
 
 RELOAD_TOLERANCE = 1e-5
 """Largest accepted difference of a logit between the model in memory and the one loaded from the folder, in float32."""

@@ -4,7 +4,6 @@ trained.
 Shape legend: B examples, L tokens, K labels in the batch, V vocabulary.
 """
 
-import inspect
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +28,7 @@ from textanchor.training.method import Batch
 from textanchor.training.processor_speed import attention_for
 from textanchor.training.sequences import IGNORED
 from textanchor.training.trainable import trained_parameters
+from textanchor.vlm.logits import takes_logits_to_keep
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import VLMParts
 
@@ -219,11 +219,6 @@ class AdaptTrainer(Trainer):
 def rates_told(rates: PartsConfig) -> str:
     """The learning rate of each trained part, for errors."""
     return ", ".join(f"{name} {part.learning_rate:g}" for name, part in rates.trained().items())
-
-
-def takes_logits_to_keep(model: nn.Module) -> bool:
-    """Whether the model's forward pass can leave out logits."""
-    return "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
 
 
 def label_logits(model: nn.Module, inputs: Mapping[str, Tensor], labels_BL: Tensor, *, only: bool = True) -> Tensor:

@@ -173,7 +173,8 @@ def _rows(name: str, states: Tensor, mask_BL: Tensor | None) -> Tensor:
             f"{name}: its states {tuple(states.shape)} do not fit the token mask {tuple(mask_BL.shape)}; a mask is for "
             "modules of the language model that see every token (not for routed experts, the projector or the tower)"
         )
-    return states_ND[mask_BL.reshape(-1).to(states_ND.device)]
+    is_chosen_N = mask_BL.reshape(-1).to(states_ND.device)
+    return states_ND if bool(is_chosen_N.all()) else states_ND[is_chosen_N]
 
 
 @contextmanager

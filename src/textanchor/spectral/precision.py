@@ -1,7 +1,7 @@
-"""In what precision rules compute: that of the weights, float32 or float64, which nothing may round further.
+"""In what precision sums and products are formed: what autocast and TF32 may not touch, and what needs float64.
 
-float32 is enough where a change is known before it is multiplied (all of X0 is kept, or X0 is 0), as rounding is then
-relative to the change; sums that nearly cancel, and audits, are in float64.
+float32 is enough for a rule where a change is known before it is multiplied (all of X0 is kept, or X0 is 0), as
+rounding is then relative to the change; sums that nearly cancel, moments and audits are added up in float64.
 """
 
 from collections.abc import Iterable, Iterator
