@@ -30,9 +30,10 @@ class WeightedRows:
 
     def __init__(self, width: int, dtype: torch.dtype, device: torch.device) -> None:
         """For rows y of this width, which are multiplied in this type."""
-        self._products = OuterProducts(width + 1, device)
+        with torch.inference_mode(False):  # begun within inference mode, they are written to outside of it as well
+            self._products = OuterProducts(width + 1, device)
+            self._waiting_NF = torch.empty(ROWS_AT_ONCE, width + 1, dtype=dtype, device=device)
         self._origin_E: Tensor | None = None
-        self._waiting_NF = torch.empty(ROWS_AT_ONCE, width + 1, dtype=dtype, device=device)
         self._num_waiting, self._num_rows = 0, 0
 
     @torch.no_grad()
