@@ -1,5 +1,6 @@
 """What the documentation tells users to type exists, and its Python runs."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -51,6 +52,15 @@ def check_verb(arguments: list[str]) -> None:
 def check_target(arguments: list[str]) -> None:
     targets = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), flags=re.M)
     assert {argument for argument in arguments if "=" not in argument} <= set(targets)
+
+
+def test_table_and_times_of_the_readme_are_what_the_records_give() -> None:
+    path = REPOSITORY / "docs" / "make_front_page.py"
+    spec = importlib.util.spec_from_file_location("make_front_page", path)
+    assert spec is not None and spec.loader is not None
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    assert maker.front_page() == maker.README.read_text(encoding="utf-8"), "run: python docs/make_front_page.py"
 
 
 def test_readme_begins_with_the_one_command() -> None:
