@@ -146,7 +146,7 @@ def read_json(path: Path | str) -> Any:
     content = parse_json(str(path), text)
     if ESCAPED_HALF.search(text):
         require_whole_characters(str(path), content)
-    level = [content]
+    level = [content] if isinstance(content, dict | list) else []
     for _ in range(MOST_LEVELS):
         lists = (value.values() if isinstance(value, dict) else value for value in level)
         level = [entry for values in lists for entry in values if isinstance(entry, dict | list)]
@@ -155,12 +155,12 @@ def read_json(path: Path | str) -> Any:
     return content
 
 
-def parse_json(place: str, text: str) -> Any:
-    """What a JSON text stands for; DataError naming its place where it is none."""
+def parse_json(place: str, text: str, *, is_line: bool = False) -> Any:
+    """What a JSON text stands for; DataError naming its place where it is none, which tells the line if it `is_line`."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        line = f", line {error.lineno}" if "\n" in text else ""
+        line = "" if is_line else f", line {error.lineno}"
         raise DataError(f"{place}{line}, column {error.colno}: not valid JSON ({error.msg})") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
         raise DataError(f"{place}: JSON that cannot be read ({error})") from error

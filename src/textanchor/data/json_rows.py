@@ -61,7 +61,7 @@ def read_rows(file: Path, problems: list[str] | None = None) -> Iterator[tuple[s
         if line.strip():
             place = f"{file}, line {i}"
             with noting(problems):
-                yield _object(place, _parsed(place, line), may_be_halved=may_be_halved)
+                yield _object(place, _parsed(place, line, is_line=True), may_be_halved=may_be_halved)
 
 
 def _object(place: str, row: Any, *, may_be_halved: bool) -> tuple[str, dict[str, Any]]:
@@ -72,9 +72,9 @@ def _object(place: str, row: Any, *, may_be_halved: bool) -> tuple[str, dict[str
     return place, row
 
 
-def _parsed(place: str, text: str) -> Any:
+def _parsed(place: str, text: str, *, is_line: bool = False) -> Any:
     try:
-        return parse_json(place, text)
+        return parse_json(place, text, is_line=is_line)
     except DataError as error:
         way_out = "expected one JSON array of objects in the file, or one whole object on each line"
         raise DataError(f"{error}; {way_out}") from error
