@@ -156,7 +156,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def parse_json(place: str, text: str, *, is_line: bool = False) -> Any:
-    """What a JSON text stands for; DataError naming its place where it is none, which tells the line if it `is_line`."""
+    """What a JSON text stands for; DataError naming its place (which tells the line if it `is_line`) if it is none."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
