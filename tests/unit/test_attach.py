@@ -92,6 +92,22 @@ def test_what_has_no_gradient_or_a_rate_of_zero_is_left_bit_for_bit(rule: str) -
     assert all(torch.equal(value, before[name]) for name, value in linear.state_dict().items())
 
 
+def test_a_first_step_at_rate_zero_may_change_the_sign_of_zeros() -> None:
+    """AdamW adds 0.0 to every weight in a warmup's first step, and -0.0 + 0.0 is 0.0: that is no stray step."""
+    linear, plan = held_linear("exact")
+    with torch.no_grad():
+        linear.weight[::2] = -0.0
+    before = linear.weight.detach().clone().view(torch.int32)
+    optimizer = torch.optim.AdamW(linear.parameters(), lr=0.0)
+    handle = attach(plan, optimizer)
+    loss = drift(linear)
+    train(loss, optimizer, steps=1)
+    assert not torch.equal(linear.weight.detach().view(torch.int32), before), "the case is not met"
+    optimizer.param_groups[0]["lr"] = 1e-2
+    train(loss, optimizer, steps=3)
+    handle.audit().require_kept()
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_killed_run_goes_on_bit_for_bit(rule: str) -> None:
     for parts_of, loss_of, options in (

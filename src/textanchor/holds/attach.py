@@ -151,9 +151,11 @@ class HoldHandle:
         # what the step left as it was is left so: a rule would act twice on it, or write the rounding of its products
         groups, skipped = groups_by_parameter(optimizer, self._held), is_skipped(optimizer)
         rates = [groups[id(bound.tensors[0])].get("lr") for bound in self._bound]
-        has_moved = [not skipped and lr != 0 and b.has_gradient for b, lr in zip(self._bound, rates, strict=True)]
+        has_gradient = [bound.has_gradient for bound in self._bound]
+        has_moved = [not skipped and lr != 0 and has for has, lr in zip(has_gradient, rates, strict=True)]
         is_moved = self._anywhere(has_moved)
-        self._require_steps_only(optimizer, is_moved)
+        # at a rate of 0, too: AdamW then still makes 0.0 of -0.0
+        self._require_steps_only(optimizer, self._anywhere(has_gradient))
         with unrounded(bound.tensors[0] for bound in self._bound):
             for i in is_moved:
                 self._bound[i].apply(lr=rates[i])
@@ -163,12 +165,12 @@ class HoldHandle:
         found = anywhere(torch.tensor(flags, dtype=torch.bool), [bound.tensors for bound in self._bound])
         return found.nonzero().flatten().tolist()
 
-    def _require_steps_only(self, optimizer: Optimizer, is_moved: list[int]) -> None:
+    def _require_steps_only(self, optimizer: Optimizer, with_gradient: list[int]) -> None:
         """Raise HoldError where a linear moves without ever having a gradient when the step is over.
 
         A linear that had one once is not looked at again, so that this costs nothing beyond the first steps.
         """
-        for i in is_moved:
+        for i in with_gradient:
             self._hashes.pop(i, None)
         if not self._hashes:
             return
