@@ -1,7 +1,7 @@
 """Writes the README's table and times from the committed records: python docs/make_front_page.py
 
-The table is of three seeds of the demo (docs/evidence/demo/seed*.json, made by the commands in them), the times
-are those of benchmarks/demo_speed.py (docs/evidence/speed/demo_*.json).
+Both are of runs of the demo (docs/evidence/demo, each made by the command in it): the table of those with seeds of
+their own, the times of one on each kind of processor.
 """
 
 import json
@@ -20,10 +20,8 @@ ROWS = {
     "plain text: nats per token": ("text", "cross_entropy"),
 }
 COLUMNS = {"before": "before", "plain tuning": "full", "APP": "app"}
-PROCESSORS = {
-    "avx512": "with AVX-512 and bfloat16 units",
-    "avx2": "the same one kept to AVX2, where bfloat16 is emulated",
-}
+PROCESSORS = {"seed0": "with AVX-512 and bfloat16 units", "avx2": "kept to AVX2, so that bfloat16 is emulated"}
+"""Record of the demo -> what its processor can do."""
 BEGIN, END = "<!-- from records: {} -->", "<!-- end of {} -->"
 
 
@@ -65,17 +63,15 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def times() -> str:
-    """How long the demo took on each kind of processor, and how much faster than before."""
+    """How long the demo took on each kind of processor, and what was cut."""
     told = []
-    for kind, name in PROCESSORS.items():
-        record = read(EVIDENCE / "speed" / f"demo_{kind}.json")
-        hardware, ratio = record["hardware"], record["extra"]["ratios"]
-        place = f"{hardware['processor']}, {hardware['num_cores']} cores, {name}" if kind == "avx512" else name
-        _, _, sizes = record["extra"]["note"].partition("One seed. ")
-        minutes, memory = record["cost"]["seconds"] / 60, record["cost"]["peak_memory_mb"] / 1024
+    for name, kind in PROCESSORS.items():
+        report = read(EVIDENCE / "demo" / f"{name}.json")
+        hardware, cost = report["environment"]["hardware"], report["cost"]
+        _, _, sizes = report["interval_note"].partition("One seed. ")
         told.append(
-            f"- {place}: {minutes:.1f} minutes, {memory:.1f} GiB; {sizes[0].lower()}{sizes[1:].rstrip('.')}; "
-            f"{ratio['counted']:.1f} times as fast as the build before."
+            f"- {hardware['processor']}, {hardware['num_cores']} cores, {kind}: {cost['seconds'] / 60:.1f} minutes, "
+            f"{cost['peak_memory_mb'] / 1024:.1f} GiB, in {report['precision']['used']}. {sizes}"
         )
     return "\n".join(told)
 
