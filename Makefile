@@ -41,6 +41,7 @@ check: $(VENV)/.installed-test
 
 evidence: $(VENV)/.installed
 	$(BIN)/python docs/make_evidence.py
+	$(BIN)/python docs/make_front_page.py
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/mkdocs build --strict

@@ -1,7 +1,6 @@
 """Writes the README's table and times from the committed records: python docs/make_front_page.py
 
-Both are of runs of the demo (docs/evidence/demo, each made by the command in it): the table of those with seeds of
-their own, the times of one on each kind of processor.
+Both are of runs of the demo (docs/evidence/demo, each made by the command in it).
 """
 
 import json
@@ -20,7 +19,7 @@ ROWS = {
     "plain text: nats per token": ("text", "cross_entropy"),
 }
 COLUMNS = {"before": "before", "plain tuning": "full", "APP": "app"}
-PROCESSORS = {"seed0": "with AVX-512 and bfloat16 units", "avx2": "kept to AVX2, so that bfloat16 is emulated"}
+PROCESSORS = {"seed0": "with AVX-512 and bfloat16 units"}
 """Record of the demo -> what its processor can do."""
 BEGIN, END = "<!-- from records: {} -->", "<!-- end of {} -->"
 
@@ -33,8 +32,9 @@ def read(path: Path) -> dict[str, Any]:
 def table() -> str:
     """What was learned and kept, mean of the seeds and from lowest to highest."""
     reports = [read(path) for path in sorted((EVIDENCE / "demo").glob("seed*.json"))]
+    what = f"mean of {len(reports)} seeds (lowest to highest)" if len(reports) > 1 else "one run of it, seed 0"
     lines = [
-        f"| mean of {len(reports)} seeds (lowest to highest) | {' | '.join(COLUMNS)} |",
+        f"| {what} | {' | '.join(COLUMNS)} |",
         "| --- | --- | --- | --- |",
     ]
     for label, keys in ROWS.items():
