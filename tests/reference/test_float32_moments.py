@@ -137,12 +137,13 @@ def test_fewer_tokens_than_directions_span_only_so_many(num_tokens: int, width: 
         num_selected(energies_K, num_kept=num_tokens + 1)
 
 
-def test_rows_may_be_gathered_within_inference_mode_and_read_outside_of_it() -> None:
+@pytest.mark.parametrize("num_inside", [100, ROWS_AT_ONCE + 100])
+def test_rows_may_be_gathered_within_inference_mode_and_read_outside_of_it(num_inside: int) -> None:
     states_ND = falling(torch.Generator().manual_seed(0))
     inside, outside = MomentsStream(WIDTH, source="x"), MomentsStream(WIDTH, source="x")
     with torch.inference_mode():
-        inside.add(states_ND[:100])
-    inside.add(states_ND[100:])
-    outside.add(states_ND[:100])
-    outside.add(states_ND[100:])
+        inside.add(states_ND[:num_inside])
+    inside.add(states_ND[num_inside:])
+    outside.add(states_ND[:num_inside])
+    outside.add(states_ND[num_inside:])
     assert torch.equal(inside.moments().second_EE, outside.moments().second_EE)

@@ -20,11 +20,10 @@ def streamed(tables: list[torch.Tensor], *, keep: int = 5, seed: int = 0):
 
 
 def test_moments_are_those_of_all_tokens() -> None:
-    """To 1e-6: moments of float32 states come from float32 products (tests/reference/test_float32_moments.py)."""
     tables = groups(30)
     all_ND = torch.cat(tables).double()
     moments = streamed(tables).moments
-    np.testing.assert_allclose(moments.moments.covariance_DD, np.cov(all_ND.T.numpy(), bias=True), rtol=1e-6)
+    np.testing.assert_allclose(moments.moments.covariance_DD, np.cov(all_ND.T.numpy(), bias=True), atol=1e-12)
     np.testing.assert_allclose(moments.mean_unit_D, (all_ND / all_ND.norm(dim=1)[:, None]).mean(0), atol=1e-7)
     assert moments.mean_norm == pytest.approx(float(all_ND.norm(dim=1).mean()), abs=1e-6)
     assert moments.count == 360

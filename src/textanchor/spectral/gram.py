@@ -26,24 +26,26 @@ BLOCK = 128
 
 
 class WeightedRows:
-    """Mean and second moment of rows y with weights w^2, gathered as rows [w y, w]."""
+    """Mean and second moment of rows y with weights w^2, gathered as rows [w y, w].
+
+    Fewer than `ROWS_AT_ONCE` rows are neither rounded nor multiplied in less than float64.
+    """
 
     def __init__(self, width: int, dtype: torch.dtype, device: torch.device) -> None:
         """For rows y of this width, which are multiplied in this type."""
         with torch.inference_mode(False):  # begun within inference mode, they are written to outside of it as well
             self._products = OuterProducts(width + 1, device)
-            self._waiting_NF = torch.empty(ROWS_AT_ONCE, width + 1, dtype=dtype, device=device)
+            self._waiting_NF = torch.empty(ROWS_AT_ONCE, width + 1, dtype=torch.float64, device=device)
         self._origin_E: Tensor | None = None
-        self._num_waiting, self._num_rows = 0, 0
+        self._dtype, self._num_waiting = dtype, 0
 
     @torch.no_grad()
     def add(self, x_ND: Tensor, scales_N: Tensor, constants_N: Tensor, roots_N: Tensor) -> None:
         """Count in rows w y = [scale x, constant] and w, their root; rows with root 0 count for products alone."""
-        scales_N, constants_N, roots_N = (v_N.to(self._waiting_NF) for v_N in (scales_N, constants_N, roots_N))
         if self._origin_E is None and bool(roots_N.any()):
             first_K = roots_N.nonzero()[:ORIGIN_ROWS, 0]
             rows_KE = torch.cat([x_ND[first_K] * scales_N[first_K, None], constants_N[first_K, None]], dim=1)
-            self._origin_E = (rows_KE / roots_N[first_K, None]).median(dim=0).values
+            self._origin_E = (rows_KE / roots_N[first_K, None]).median(dim=0).values.to(self._dtype)
         start = 0
         while start < len(x_ND):
             taken = slice(start, start + ROWS_AT_ONCE - self._num_waiting)
@@ -52,21 +54,23 @@ class WeightedRows:
 
     def _put(self, x_KD: Tensor, scales_K: Tensor, constants_K: Tensor, roots_K: Tensor) -> None:
         rows_KF = self._waiting_NF[self._num_waiting : self._num_waiting + len(x_KD)]
-        torch.mul(x_KD, scales_K[:, None], out=rows_KF[:, :-2])
+        scales_K, roots_K = scales_K.to(rows_KF), roots_K.to(rows_KF)
+        torch.mul(x_KD.to(rows_KF), scales_K[:, None], out=rows_KF[:, :-2])
         rows_KF[:, -2] = constants_K
         rows_KF[:, -1] = roots_K
         if self._origin_E is not None:
-            rows_KF[:, :-1].addr_(roots_K, self._origin_E, alpha=-1)
+            rows_KF[:, :-1].addr_(roots_K, self._origin_E.to(rows_KF), alpha=-1)
         self._num_waiting += len(x_KD)
         if self._num_waiting == ROWS_AT_ONCE:
+            with torch.inference_mode(False):
+                self._waiting_NF = self._waiting_NF.to(self._dtype)
             self._multiply()
 
     def _multiply(self) -> None:
         rows_KF = self._waiting_NF[: self._num_waiting]
-        self._num_rows += self._num_waiting
         self._num_waiting = 0
         if len(rows_KF):
-            self._products.add(rows_KF if self._num_rows >= ROWS_AT_ONCE else rows_KF.double())
+            self._products.add(rows_KF)
 
     @torch.no_grad()
     def moments(self, weight: float) -> tuple[Tensor, Tensor]:
