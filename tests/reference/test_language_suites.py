@@ -1,5 +1,6 @@
 """Language suites against a loop of our own over the whole model, and their prompts against lm-eval's own tasks."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,41 +91,68 @@ def our_prompts(suite: LanguageSuite) -> list[tuple[str, str]]:
     return [instance.args for instance in task.instances]
 
 
-QUESTION, CHOICES, LABEL = "Which of these is warm? ", ["an ice cube", "the sun", "a moon", "a far planet"], 1
+CHOICES = ["an ice cube", " the sun", "a moon of 3 [kg]", "a far planet"]
+QUESTIONS = ("Which of these is warm? ", "12", 'One is "{{hot}}" [a]:\n which,  then? it')
 LETTERS = {"text": CHOICES, "label": ["A", "B", "C", "D"]}
+SUBJECTS = ("high_school_geography", "us_foreign_policy", "anatomy")
+STANDARD: list[tuple[str, str, Callable[[str], dict[str, Any]]]] = [
+    ("arc_easy", "arc/arc_easy.yaml", lambda text: {"question": text, "choices": LETTERS, "answerKey": "B"}),
+    ("arc_challenge", "arc/arc_challenge.yaml", lambda text: {"question": text, "choices": LETTERS, "answerKey": "B"}),
+    ("openbookqa", "openbookqa/openbookqa.yaml", lambda t: {"question_stem": t, "choices": LETTERS, "answerKey": "B"}),
+    ("piqa", "piqa/piqa.yaml", lambda text: {"goal": text, "sol1": CHOICES[0], "sol2": CHOICES[1], "label": 1}),
+]
 
 
-@pytest.mark.parametrize(
-    ("task", "yaml", "document"),
-    [
-        ("arc_easy", "arc/arc_easy.yaml", {"question": QUESTION, "choices": LETTERS, "answerKey": "B"}),
-        ("arc_challenge", "arc/arc_challenge.yaml", {"question": QUESTION, "choices": LETTERS, "answerKey": "B"}),
-        ("openbookqa", "openbookqa/openbookqa.yaml", {"question_stem": QUESTION, "choices": LETTERS, "answerKey": "B"}),
-        ("piqa", "piqa/piqa.yaml", {"goal": QUESTION, "sol1": CHOICES[0], "sol2": CHOICES[1], "label": 1}),
-        (
-            "hellaswag",
-            "hellaswag/hellaswag.yaml",
-            {
-                "activity_label": "Cooking",
-                "ctx_a": "A pot [title] boils.",
-                "ctx_b": "a cook",
-                "endings": CHOICES,
-                "label": "1",
-            },
-        ),
-        (
-            "mmlu",
-            "mmlu/default/mmlu_high_school_geography.yaml",
-            {"question": QUESTION, "choices": CHOICES, "answer": 1},
-        ),
-    ],
-)
-def test_local_prompts_are_those_of_lm_eval(tmp_path: Path, task: str, yaml: str, document: dict[str, Any]) -> None:
-    row = {"id": "0", "question": QUESTION, "choices": CHOICES, "label": LABEL, "subject": "high_school_geography"}
-    row |= {"choices": CHOICES[:2]} if task == "piqa" else {}
-    row |= {"question": "Cooking: A pot [title] boils. A cook"} if task == "hellaswag" else {}
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize(("task", "yaml", "document"), STANDARD)
+def test_local_prompts_are_those_of_lm_eval(
+    tmp_path: Path, task: str, yaml: str, document: Callable[[str], dict[str, Any]], question: str
+) -> None:
+    row = {"id": "0", "question": question, "choices": CHOICES[:2] if task == "piqa" else CHOICES, "label": 1}
     suite = one_suite(write_rows(tmp_path / f"{task}.jsonl", [row]), 1)
-    assert our_prompts(suite) == standard_prompts(yaml, document)
+    assert our_prompts(suite) == standard_prompts(yaml, document(question))
+
+
+@pytest.mark.parametrize(("question", "subject"), list(zip(QUESTIONS, SUBJECTS, strict=True)))
+def test_local_prompts_of_mmlu_name_the_subject_as_lm_eval_does(tmp_path: Path, question: str, subject: str) -> None:
+    row = {"id": "0", "question": question, "choices": CHOICES, "label": 1, "subject": subject}
+    suite = one_suite(write_rows(tmp_path / "mmlu.jsonl", [row]), 1)
+    document = {"question": question, "choices": CHOICES, "answer": 1}
+    assert our_prompts(suite) == standard_prompts(f"mmlu/default/mmlu_{subject}.yaml", document)
+
+
+HELLASWAG = [
+    ("Roof shingle removal", "A man is sitting on a roof.", "he"),
+    ("Sumo", "Rockets are being shot. They stop!", "two men from Rome, one in NASA's shirt,"),
+    ("Playing saxophone", "1 a guy is playing.", "2 a guy"),
+    ("Sharpening knives", 'A "trend" logo appears on "the screen."', '" knife'),
+    ("Home and Garden", "[header] How to sew [title] Buy yarn. [step] It is soft (e.g. wool). [substeps] Pay it.", ""),
+    ("Cooking", "[header] How to boil rice [title] Take a pot", ""),
+]
+
+
+@pytest.mark.parametrize(("label", "first", "second"), HELLASWAG)
+@pytest.mark.parametrize("published", [True, False])
+def test_local_prompts_of_hellaswag_are_those_of_lm_eval(
+    tmp_path: Path, published: bool, label: str, first: str, second: str
+) -> None:
+    document = {"activity_label": label, "ctx_a": first, "ctx_b": second, "endings": CHOICES, "label": "1"}
+    row = document | {"ind": 0}
+    if not published:
+        row = {"id": "0", "question": f"{label}: {first} {second}", "choices": CHOICES, "label": 1}
+    suite = one_suite(write_rows(tmp_path / "hellaswag.jsonl", [row]), 1)
+    assert our_prompts(suite) == standard_prompts("hellaswag/hellaswag.yaml", document)
+
+
+def test_local_gsm8k_asks_the_problem_as_lm_eval_does(tmp_path: Path) -> None:
+    (row,) = solution_rows(1)
+    suite = one_suite(write_rows(tmp_path / "gsm8k.jsonl", [row]), 1)
+    (ours, _), (theirs, _) = (
+        our_prompts(suite)[0],
+        standard_prompts("gsm8k/gsm8k.yaml", {"question": row["question"], "answer": row["solution"]})[0],
+    )
+    assert ours.endswith(f"\n\n{theirs}")
+    assert ours.count("Question: ") == 5  # four examples of ours before it
 
 
 def test_the_local_gsm8k_reads_answers_as_lm_eval_does(tmp_path: Path) -> None:

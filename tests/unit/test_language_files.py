@@ -56,10 +56,52 @@ def test_a_malformed_row_is_named_by_line_and_the_others_kept(
     assert told in problems[0]
 
 
-def test_the_marks_of_hellaswags_source_are_removed(tmp_path: Path) -> None:
-    row = choice_rows(1)[0] | {"question": " Cooking: [header] Boil water. [title] Then [step] add salt "}
-    (kept,) = read_local_rows(write_rows(tmp_path / "hellaswag.jsonl", [row]), "hellaswag", problems=[])
-    assert kept["question"] == "Cooking: Boil water.. Then add salt"
+@pytest.mark.parametrize(
+    ("row", "asked"),
+    [
+        (
+            {"question": " Cooking: [header] Boil water. [title] Then [step] add salt. "},
+            "Cooking: Boil water.. Then add salt.",
+        ),
+        ({"question": "Sumo: Rockets are shot. two men"}, "Sumo: Rockets are shot. Two men"),
+        ({"question": 'Sumo: He says "no!" 5 men from Rome'}, 'Sumo: He says "no!" 5 men from rome'),
+        (
+            {"question": "Home: How to sew. Buy yarn (e.g. wool). take it home"},
+            "Home: How to sew. Buy yarn (e.g. wool). take it home",
+        ),
+        ({"question": "Home: [header] How to sew. [step] take yarn"}, "Home: How to sew. take yarn"),
+        ({"question": "Sumo: two men"}, "Sumo: two men"),
+        ({"activity_label": "Sumo", "ctx_a": "Shots are fired", "ctx_b": "mr. Lee"}, "Sumo: Shots are fired Mr. lee"),
+        ({"activity_label": "Home", "ctx_a": "[header] Sew. [title] Buy it", "ctx_b": ""}, "Home: Sew.. Buy it"),
+    ],
+)  # what lm-eval 0.4.13 asks; tests/reference compares with it
+def test_hellaswag_is_asked_as_lm_eval_asks_it(tmp_path: Path, row: dict[str, str], asked: str) -> None:
+    answers = choice_rows(1)[0]
+    published = "ctx_a" in row
+    rest = {"ind": 7, "endings": answers["choices"], "label": "2"} if published else answers
+    (kept,) = read_local_rows(write_rows(tmp_path / "hellaswag.jsonl", [rest | row]), "hellaswag", problems=[])
+    assert kept["question"] == asked
+    assert (kept["choices"], kept["label"]) == (answers["choices"], 2 if published else answers["label"])
+    assert kept["id"] == ("7" if published else answers["id"])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"ctx_b": None}, "`question`"),
+        ({"endings": "one"}, "`choices`"),
+        ({"label": "x"}, "`label`"),
+        ({"ind": 6}, "twice"),
+    ],
+)
+def test_published_columns_of_hellaswag_are_checked_too(tmp_path: Path, change: dict[str, object], told: str) -> None:
+    published = {"activity_label": "Sumo", "ctx_a": "Shots.", "ctx_b": "he", "endings": ["a", "b"], "label": 1}
+    file = write_rows(tmp_path / "hellaswag.jsonl", [published | {"ind": 6}, published | {"ind": 7} | change])
+    problems: list[str] = []
+    assert len(read_local_rows(file, "hellaswag", problems=problems)) == 1
+    assert len(problems) == 1
+    assert "line 2: " in problems[0]
+    assert told in problems[0]
 
 
 def test_a_draw_is_balanced_and_a_smaller_one_its_beginning() -> None:

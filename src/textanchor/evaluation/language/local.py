@@ -3,6 +3,7 @@
 A task NAME is read from NAME.jsonl or NAME_*.jsonl (parts called dev or train aside); one JSON object on each line:
 
 - multiple choice: id, question, choices, label (place of the right choice), and for MMLU also subject;
+- HellaSwag also in its published columns: activity_label, ctx_a, ctx_b, endings, label, and ind in place of an id;
 - gsm8k: id, question, solution (it ends in "#### number").
 """
 
@@ -74,10 +75,11 @@ def read_local_rows(file: Path, task: str, *, problems: list[str]) -> list[Row]:
     """The sound rows of a file; of every other one, place and problem are added to `problems`."""
     read = _solution_row if task == "gsm8k" else _choice_row
     rows: dict[str, Row] = {}
-    for place, row in read_rows(file):
+    for place, raw in read_rows(file):
+        row = _hellaswag_row(raw) if task == "hellaswag" else raw
         problem = _id_problem(row, rows) or read(row, task)
         if problem is None:
-            rows[row["id"]] = row if task != "hellaswag" else _without_artefacts(row)
+            rows[row["id"]] = row if task != "hellaswag" else _without_marks(row)
         else:
             problems.append(f"{place}: {problem}")
     return list(rows.values())
@@ -115,8 +117,39 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _without_artefacts(row: Row) -> Row:
-    """HellaSwag's rows without the marks of their web source, as lm-eval removes them."""
+PUBLISHED_COLUMNS = ("activity_label", "ctx_a", "ctx_b", "endings")
+HOW_TO = re.compile(r"[^:]*: (\[header\] )?How to ")
+"""HellaSwag's rows from WikiHow: whole sentences, with no second context."""
+SENTENCE_END = re.compile(r"""[.!?]["')]*(\s+|$)""")
+
+
+def _hellaswag_row(row: Row) -> Row:
+    """A row of HellaSwag with the question that lm-eval asks, but for the marks of its web source.
+
+    lm-eval calls `str.capitalize` on the second context, which also makes the rest of it lower case.
+    """
+    if "question" in row or any(column not in row for column in PUBLISHED_COLUMNS):
+        question = row.get("question")
+        return {**row, "question": _with_capital(question)} if isinstance(question, str) else row
+    label, first, second, endings = (row[column] for column in PUBLISHED_COLUMNS)
+    gold, told = row.get("label"), all(isinstance(text, str) for text in (label, first, second))
+    return {
+        "id": row.get("id", str(row["ind"]) if "ind" in row else None),
+        "question": f"{label}: {first} {second.capitalize()}" if told else None,
+        "choices": endings,
+        "label": int(gold) if isinstance(gold, str) and gold.isdecimal() else gold,
+    }
+
+
+def _with_capital(question: str) -> str:
+    """The second context of a joined question, which is its unfinished last sentence, capitalised."""
+    ends = [match.end() for match in SENTENCE_END.finditer(question)]
+    if not ends or HOW_TO.match(question):
+        return question
+    return question[: ends[-1]] + question[ends[-1] :].capitalize()
+
+
+def _without_marks(row: Row) -> Row:
     return {**row, "question": _plain(row["question"]), "choices": [_plain(choice) for choice in row["choices"]]}
 
 

@@ -45,7 +45,7 @@ class LanguageSuite(AbstractSuite):
     """`ChosenTask` of `evaluation.language.harness`."""
     malformed: tuple[str, ...] = ()
     """Rows of the user's files that are no items, each with file, line and reason."""
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     @property
     def num_items(self) -> int:
