@@ -6,10 +6,7 @@ from typing import Any
 
 import torch
 from anchors import reference_images
-from bench import Bench, new_images
-from tune import Tuned
-
-from textanchor.analysis.bands import (
+from bands import (
     Bands,
     InputRemoval,
     Removal,
@@ -21,8 +18,11 @@ from textanchor.analysis.bands import (
     remove_share,
     weights_replaced,
 )
-from textanchor.analysis.bands.directions import is_of_inputs
-from textanchor.analysis.bands.projector import TunedProjector, projector_inputs, projector_module
+from bands.directions import is_of_inputs
+from bands.projector import TunedProjector, projector_inputs, projector_module
+from bench import Bench, new_images
+from tune import Tuned
+
 from textanchor.data.items import open_image
 from textanchor.evaluation.suite import AbstractSuite
 from textanchor.evaluation.suites.closed import ClosedSuite, guess_nats

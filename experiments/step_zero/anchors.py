@@ -1,10 +1,10 @@
 """The anchors that the bands come from, fitted once into the work folder."""
 
 import torch
+from bands import Bands
+from bands.overlap import fit_folds, merged_anchor
 from bench import Bench, reference_items, told
 
-from textanchor.analysis.bands import Bands
-from textanchor.analysis.bands.overlap import fit_folds, merged_anchor
 from textanchor.config import to_dict
 from textanchor.data.items import open_image
 from textanchor.data.texts import read_texts

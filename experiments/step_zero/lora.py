@@ -7,12 +7,12 @@ from typing import Any
 
 from ablation import base_rows
 from anchors import language_bands
+from bands import Bands, remove_share, weights_replaced
+from bands.directions import IDENTITY
 from bench import Bench
 from torch import Tensor
 from tune import Tuned
 
-from textanchor.analysis.bands import Bands, remove_share, weights_replaced
-from textanchor.analysis.bands.directions import IDENTITY
 from textanchor.evaluation.suites.closed import ClosedSuite, guess_nats
 from textanchor.evaluation.suites.text import TextSuite
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 from anchors import anchor_folds
+from bands.overlap import overlaps
 from bench import Bench
 
-from textanchor.analysis.bands.overlap import overlaps
 from textanchor.config import to_dict
 from textanchor.holds.sources import REFERENCE_SENSITIVITY, TEXT_EMBEDDING, TEXT_SENSITIVITY, VISUAL
 

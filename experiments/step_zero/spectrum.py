@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 from anchors import reference_images
+from bands import Bands, random_writing, weights_replaced
+from bands.projector import projector_inputs, projector_module
 from bench import Bench
 
-from textanchor.analysis.bands import Bands, random_writing, weights_replaced
-from textanchor.analysis.bands.projector import projector_inputs, projector_module
 from textanchor.vlm.capture import capture_inputs
 
 UNCHANGED = {"band": "none", "energy": 0.0, "draw": 0}

@@ -16,13 +16,13 @@ from anchors import output_bands
 from bench import Bench, told, use_threads
 from lora import LanguageBands, LoraAblation
 from overlap import overlap_rows
+from page import pack
 from settings import Settings, Tuning
 from spectrum import spectrum
 from tune import Tuned, tuned
 
 from textanchor.config import load_config, to_dict
 from textanchor.records import RunRecord, environment, memory_cost
-from textanchor.report.step_zero import pack
 from textanchor.training.features import FeatureStore
 
 STAGES = ("overlap", "spectrum", "tune", "ablation", "lora")

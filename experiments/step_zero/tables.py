@@ -6,9 +6,10 @@ python experiments/step_zero/tables.py FOLDER [--task TASK]
 import argparse
 from pathlib import Path
 
+from page import step_zero_stages, step_zero_tables
+
 from textanchor.records import RunRecord
 from textanchor.report.markdown import markdown_tables
-from textanchor.report.step_zero import step_zero_stages, step_zero_tables
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()

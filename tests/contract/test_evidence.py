@@ -4,9 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from make_evidence import evidence
+
 from helpers.imports import Import, imports_of
 from textanchor.experiment.code import CHANGE_NO_RECORD
-from textanchor.experiment.reading.evidence import evidence
 
 MOST_BYTES = 100_000
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from page.rows import unpack
 
 from helpers.tiny_llava import tiny_llava_with_processor
 from textanchor.files import read_json
 from textanchor.records import RunRecord
-from textanchor.report.step_zero.rows import unpack
 
 TINY = [
     "retained=[shape, existence]",

@@ -5,11 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-from helpers.tiny_llava import tiny_llava_with_processor
-from helpers.tiny_runs import picture
-from textanchor.analysis.bands import (
+from bands import (
     Band,
     Bands,
     gains_for_share,
@@ -22,8 +18,12 @@ from textanchor.analysis.bands import (
     remove_share,
     weights_replaced,
 )
-from textanchor.analysis.bands.overlap import merged_anchor, overlaps
-from textanchor.analysis.bands.projector import TunedProjector, projector_inputs, projector_module
+from bands.overlap import merged_anchor, overlaps
+from bands.projector import TunedProjector, projector_inputs, projector_module
+from torch import Tensor, nn
+
+from helpers.tiny_llava import tiny_llava_with_processor
+from helpers.tiny_runs import picture
 from textanchor.errors import ConfigError, DataError, HoldError, ModelError
 from textanchor.holds import Anchor
 from textanchor.spectral import Moments

@@ -5,19 +5,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from make_evidence import PAGE, TABLES, evidence
+from page import pack, step_zero_stages, step_zero_tables
+from page.draws import NUM_DRAWS, UpdateDraws, key_of, over_updates, weights_of
+from page.effects import decisions, effect, verdict
+from page.rows import unpack
+from page.sections import step_zero_sections
+from page.spectrum import spectrum_rows
 
 from helpers.html_reading import of_tag, read_html
-from textanchor.experiment.reading.evidence import PAGE, TABLES, evidence
 from textanchor.records import RunRecord
 from textanchor.report.markdown import markdown_tables
 from textanchor.report.numbers import ABSENT
 from textanchor.report.page import Table
-from textanchor.report.pages.step_zero import step_zero_sections
-from textanchor.report.step_zero import pack, step_zero_stages, step_zero_tables
-from textanchor.report.step_zero.draws import NUM_DRAWS, UpdateDraws, key_of, over_updates, weights_of
-from textanchor.report.step_zero.effects import decisions, effect, verdict
-from textanchor.report.step_zero.rows import unpack
-from textanchor.report.step_zero.spectrum import spectrum_rows
 from textanchor.stats import Interval
 
 NUM_ITEMS = 12

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from page.rows import unpack
 from textanchor.records import RunRecord
-from textanchor.report.step_zero.rows import unpack
 from textanchor.stats import Interval, interpolate_at_level
 
 NUM_DRAWS = 500

@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from textanchor.records import RunRecord
-from textanchor.report.numbers import ABSENT, NO_BREAK_SPACE, fixed, percent, signed
-from textanchor.report.page import Table
-from textanchor.report.step_zero.draws import Kept, UpdateDraws, over_updates
-from textanchor.report.step_zero.effects import (
+from page.draws import Kept, UpdateDraws, over_updates
+from page.effects import (
     BASE,
     LEAST_LEARNED,
     SMALLEST_EFFECT,
@@ -19,7 +16,10 @@ from textanchor.report.step_zero.effects import (
     learners,
     text_effects,
 )
-from textanchor.report.step_zero.spectrum import spectrum_rows
+from page.spectrum import spectrum_rows
+from textanchor.records import RunRecord
+from textanchor.report.numbers import ABSENT, NO_BREAK_SPACE, fixed, percent, signed
+from textanchor.report.page import Table
 from textanchor.stats import Interval
 
 UPDATES = {"ablation": "projector", "lora": "language model"}

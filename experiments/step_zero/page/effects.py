@@ -6,7 +6,7 @@ from statistics import fmean
 
 import numpy as np
 
-from textanchor.report.step_zero.draws import Kept, Key, UpdateDraws, mean_of_present, over_updates
+from page.draws import Kept, Key, UpdateDraws, mean_of_present, over_updates
 from textanchor.stats import Interval
 
 SMALLEST_EFFECT: dict[Kept, float] = {"retained": 0.05, "text": 0.005}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from page.draws import NUM_DRAWS, interval_of, weights_of
+from page.rows import unpack
 from textanchor.records import RunRecord
-from textanchor.report.step_zero.draws import NUM_DRAWS, interval_of, weights_of
-from textanchor.report.step_zero.rows import unpack
 from textanchor.stats import Interval
 
 RANDOM = "random"

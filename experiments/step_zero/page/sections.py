@@ -5,6 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from markupsafe import Markup
 
+from page.draws import TEXT, Key, UpdateDraws
+from page.effects import TUNED, extents
+from page.spectrum import SpectrumRow, spectrum_rows
+from page.tables import StageTables
 from textanchor.records import RunRecord
 from textanchor.report.charts.axes import Axis, fit
 from textanchor.report.charts.lines import Line, line_chart
@@ -15,10 +19,6 @@ from textanchor.report.page import Figure, Section, Table
 from textanchor.report.pages.retention import VERDICTS, verdict
 from textanchor.report.plain import render_tables
 from textanchor.report.readings import Style
-from textanchor.report.step_zero.draws import TEXT, Key, UpdateDraws
-from textanchor.report.step_zero.effects import TUNED, extents
-from textanchor.report.step_zero.spectrum import SpectrumRow, spectrum_rows
-from textanchor.report.step_zero.tables import StageTables
 from textanchor.report.templating import render_template
 
 FRONT = Style("front", "WiSE-FT from the base to the tuned model", "s-text", "ring")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from textanchor.analysis.bands.removal import Removal
+from bands.removal import Removal
 from textanchor.errors import ModelError
 from textanchor.vlm.names import plain_parameters
 

@@ -3,11 +3,11 @@
 Nothing is trained here: of the difference between a tuned model and its base a part is taken out.
 """
 
-from textanchor.analysis.bands.directions import Band, Bands
-from textanchor.analysis.bands.edits import outputs_changed, part_put_back, weights_replaced
-from textanchor.analysis.bands.inputs import InputRemoval, LinearUpdate, remove_inputs, remove_leading_inputs
-from textanchor.analysis.bands.perturb import random_writing
-from textanchor.analysis.bands.removal import Removal, gains_for_share, remove_leading, remove_share
+from bands.directions import Band, Bands
+from bands.edits import outputs_changed, part_put_back, weights_replaced
+from bands.inputs import InputRemoval, LinearUpdate, remove_inputs, remove_leading_inputs
+from bands.perturb import random_writing
+from bands.removal import Removal, gains_for_share, remove_leading, remove_share
 
 __all__ = [
     "Band",

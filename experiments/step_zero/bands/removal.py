@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from textanchor.analysis.bands.directions import Band
+from bands.directions import Band
 from textanchor.errors import DataError
 
 

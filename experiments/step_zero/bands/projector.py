@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from textanchor.analysis.bands.directions import Bands
-from textanchor.analysis.bands.inputs import Deltas, LinearUpdate
+from bands.directions import Bands
+from bands.inputs import Deltas, LinearUpdate
 from textanchor.errors import ModelError
 from textanchor.holds.gather import run_projector
 from textanchor.vlm.parts import VLMParts

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from textanchor.analysis.bands.directions import Band
+from bands.directions import Band
 
 Deltas = Mapping[str, Tensor]
 """Change by name of the linear, (O, E), the bias as its last column where there is one."""
