@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 from helpers.tiny_llava import tiny_llava_with_processor
 from textanchor.errors import DataError, ModelError
 from textanchor.vlm import loading
-from textanchor.vlm.loading import load_vlm
+from textanchor.vlm.loading import empty_vlm, load_vlm
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,64 @@ def test_config_that_is_not_json(folder):
     (folder / "config.json").write_text('{"model_type": llava}')
     with pytest.raises(DataError, match=r"config.json, line 1, column 16"):
         load_vlm(folder)
+
+
+REJECTED = {
+    "a number": 3,
+    "a list": [],
+    "no model type": {},
+    "a model type that is a list": {"model_type": ["llava"]},
+    "text for a number": {"text_config.hidden_size": "big"},
+    "a fraction of a layer": {"text_config.num_hidden_layers": 1.5},
+    "heads that do not divide the width": {"text_config.num_attention_heads": 5},
+    "no heads": {"vision_config.num_attention_heads": 0},
+    "text for a part": {"text_config": "x"},
+    "a part of an unknown type": {"vision_config.model_type": "unheard_of"},
+    "a negative size": {"text_config.vocab_size": -5},
+    "a width beyond every number": {"text_config.hidden_size": 4 * 10**30},
+    "an unknown activation": {"text_config.hidden_act": "swoosh"},
+    "a layer that is not there": {"vision_config.hidden_act": None},
+}
+
+
+def change_config(folder, changes):
+    content = json.loads((folder / "config.json").read_text())
+    for key, value in changes.items():
+        *parts, last = key.split(".")
+        (content[parts[0]] if parts else content)[last] = value
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("what", REJECTED)
+def test_a_configuration_that_transformers_rejects(folder, what):
+    changes = REJECTED[what]
+    if isinstance(changes, dict) and changes:
+        change_config(folder, changes)
+    else:
+        (folder / "config.json").write_text(json.dumps(changes))
+    for load in (empty_vlm, load_vlm):
+        with pytest.raises(ModelError, match=r"^[^:]*config.json: ") as caught:
+            load(folder)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("text_config.num_hidden_layers", 1_000_000),
+        ("vision_config.num_hidden_layers", 2_001),
+        ("text_config.n_layer", 10**18),
+        ("vision_config.depths", [2, 10**9]),
+        ("text_config.num_local_experts", 10**6),
+    ],
+)
+def test_numbers_of_layers_are_bounded(folder, key, value):
+    change_config(folder, {key: value})
+    begin = time.monotonic()
+    for load in (empty_vlm, load_vlm):
+        with pytest.raises(ModelError, match=rf"config.json: {key} is \d+, and models of at most 2,000 layers"):
+            load(folder)
+    assert time.monotonic() - begin < 2
 
 
 def test_pickled_weights_are_refused(folder):

@@ -47,6 +47,14 @@ def test_numbers_are_written(written: str, expected: str) -> None:
     assert written == expected
 
 
+@pytest.mark.parametrize("kind", ["linear", "log", "share"])
+@pytest.mark.parametrize("values", [(5e-324,), (5e-324, 1e-320), (1e-200,), (1e-310, 1e-200), (1e-300, 0.5), (1e15,)])
+def test_numbers_of_any_size_are_drawn(kind: str, values: tuple[float, ...]) -> None:
+    scale = fit(Axis(label="", kind=kind), [min(value, 1.0) for value in values] if kind == "share" else values)
+    assert all(0 <= scale.position(value) <= 1 for value in values)
+    assert all(label and "nan" not in label for _, label in scale.ticks())
+
+
 @pytest.mark.parametrize(
     ("before", "after", "unit", "paired", "verdict"),
     [

@@ -6,9 +6,10 @@ describes every element, and the leaves are the checkers below.
 
 import base64
 import binascii
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from textanchor.errors import shown
 
 Checker = Callable[[Any], "str | None"]
 """Returns what was expected where the value does not fit, else None."""
@@ -17,6 +18,8 @@ Shape = Any
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ROUNDING = 1e-6
+LARGEST = 1e15
+"""Larger than anything that is measured or counted, and small enough to be squared, summed up and drawn."""
 
 
 def is_text(value: Any) -> str | None:
@@ -30,15 +33,15 @@ def is_bool(value: Any) -> str | None:
 
 
 def is_number(value: Any) -> str | None:
-    """A finite int or float; a bool is none."""
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return None if fits else "a finite number"
+    """An int or float of at most `LARGEST` in size; a bool is none, nor is nan."""
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+    return None if fits else f"a finite number of at most {LARGEST:.0e}"
 
 
 def is_count(value: Any) -> str | None:
-    """An integer of at least 0."""
-    fits = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return None if fits else "a whole number of at least 0"
+    """An integer from 0 to `LARGEST`."""
+    fits = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
+    return None if fits else f"a whole number of at least 0 and at most {LARGEST:.0e}"
 
 
 def is_share(value: Any) -> str | None:
@@ -136,5 +139,4 @@ def _join(path: str, name: str) -> str:
 
 
 def _wrong(path: str, expected: str, value: Any) -> str:
-    shown = repr(value)
-    return f"`{path or 'the whole file'}` is {shown[:37] + '...' if len(shown) > 40 else shown}, expected {expected}"
+    return f"`{path or 'the whole file'}` is {shown(value)}, expected {expected}"

@@ -1,5 +1,6 @@
 """From geometry.json to geometry.html: check, render the sections, inline everything, write atomically."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from textanchor.report.check import (
     is_text,
     problems,
 )
-from textanchor.report.schema import INTERVAL, MAX_PROBLEMS_TOLD
+from textanchor.report.schema import INTERVAL, MAX_PROBLEMS_TOLD, Report
 
-POINTS = [[is_number]]
+KINDS = ("text", "visual")
 VERDICTS = ("holds", "does not hold", "undecided")
 
 
@@ -29,20 +30,28 @@ def is_verdict(value: Any) -> str | None:
     return None if value in VERDICTS else f"one of {', '.join(VERDICTS)}"
 
 
+def is_pair(value: Any) -> str | None:
+    """Two numbers: a point of a map, or the ends of an interval."""
+    fits = isinstance(value, list) and len(value) == 2 and not any(map(is_number, value))
+    return None if fits else "two numbers"
+
+
 def is_word_and_count(value: Any) -> str | None:
     """A word and how many image tokens read as it."""
     fits = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and is_count(value[1]) is None
     return None if fits else "a word and a count"
 
 
+DRAWN = {name: is_number for name in ("participation_ratio", "mean_cosine", "effective_rank", "top_energy")}
+DRAWN_INTERVALS = {name: INTERVAL for name in DRAWN}
 PLACE: Shape = {
     "num_tokens": is_count,
     "num_sinks": is_count,
     "width": is_count,
     "mean_norm": is_number,
     "outlier_dimensions": is_count,
-    "measures": Named(is_number),
-    "intervals?": Named(INTERVAL),
+    "measures": DRAWN,
+    "intervals?": DRAWN_INTERVALS,
     "gaussian?": {"isotropic": is_number, "norm_matched": is_number},
 }
 CLAIM: Shape = {
@@ -54,7 +63,7 @@ CLAIM: Shape = {
     "null": is_number,
     "margin": is_number,
     "direction": is_text,
-    "interval": [is_number],
+    "interval": is_pair,
     "interval_kind": is_text,
     "verdict": is_verdict,
     "caveat": is_text,
@@ -77,8 +86,8 @@ GEOMETRY: Shape = {
     "command": OneOf(is_text, [is_text]),
     "environment": is_object,
     "config": is_object,
-    "model": is_object,
-    "data": is_object,
+    "model": {"name": is_text},
+    "data": {"name": is_text, "num_images": is_count},
     "depths": [is_count],
     "places": Named(PLACE, at_least=1),
     "spectra": Named([is_number]),
@@ -109,8 +118,8 @@ GEOMETRY: Shape = {
             },
         }
     ],
-    "gap_map": [{"depth": is_count, "visual": POINTS, "text": POINTS}],
-    "random_weights": [{"depth": is_count, "measures": Named(is_number)}],
+    "gap_map": [{"depth": is_count, "visual": [is_pair], "text": [is_pair]}],
+    "random_weights": [{"depth": is_count, "measures": DRAWN}],
     "lens?": {
         "summary": [
             {
@@ -149,7 +158,7 @@ def render_geometry(geometry: Any, *, source: str = "the measured data") -> str:
     """The HTML of a geometry.json; the same data gives the same bytes. DataError as `build_geometry_page`."""
     from textanchor.report.measured import SECTIONS
 
-    found = list(problems(geometry, GEOMETRY))
+    found = list(problems(geometry, GEOMETRY)) or list(_problems_between_keys(geometry))
     if found:
         more = f"; and {len(found) - MAX_PROBLEMS_TOLD} more" if len(found) > MAX_PROBLEMS_TOLD else ""
         raise DataError(
@@ -157,3 +166,47 @@ def render_geometry(geometry: Any, *, source: str = "the measured data") -> str:
             "Write it again with `textanchor measure`."
         )
     return render_pages(geometry, SECTIONS)
+
+
+def _problems_between_keys(geometry: Report) -> Iterator[str]:
+    if not geometry["depths"]:
+        yield "`depths` is empty, expected at least one"
+        return
+    yield from _problems_of_places(geometry)
+    yield from _problems_of_subspaces(geometry)
+    yield from (
+        f"key `gap_map[{i}].{kind}` is empty, expected points"
+        for i, entry in enumerate(geometry["gap_map"])
+        for kind in KINDS
+        if not entry[kind]
+    )
+    claimed = {(claim["claim"], claim["name"]) for claim in geometry["claims"]}
+    yield from (
+        f"`verdicts[{i}]` is of {verdict['claim']} {verdict['name']}, which is none of the `claims`"
+        for i, verdict in enumerate(geometry["verdicts"])
+        if (verdict["claim"], verdict["name"]) not in claimed
+    )
+
+
+def _problems_of_places(geometry: Report) -> Iterator[str]:
+    """Places and spectra are drawn by their names, a kind and a depth."""
+    for kind in KINDS:
+        named = [name.removeprefix(f"{kind} ") for name in geometry["places"] if name.startswith(f"{kind} ")]
+        if not named or not all(depth.isdecimal() and len(depth) < 7 for depth in named):
+            yield f"`places` are named {', '.join(geometry['places'])}, expected `{kind} DEPTH` among them"
+    depths = geometry["depths"]
+    for depth in dict.fromkeys((depths[0], depths[len(depths) // 2], depths[-1])):
+        spectra = [geometry["spectra"].get(f"{kind} {depth}", []) for kind in KINDS]
+        if len(spectra[0]) != len(spectra[1]) or not all(max(shares, default=0) > 0 for shares in spectra):
+            yield f"`spectra` has not the same number of shares for `text {depth}` and `visual {depth}`"
+
+
+def _problems_of_subspaces(geometry: Report) -> Iterator[str]:
+    """Energy, angles, coverage and dimension are shown beside one another."""
+    rows = geometry["subspaces"]
+    if not rows:
+        return
+    yield from (f"`{key}` is empty, and `subspaces` is not" for key in ("coverage", "dimension") if not geometry[key])
+    numbers = {len(row[key]) for row in rows for key in ("angles", "random_angles")}
+    if len(numbers) > 1 or 0 in numbers:
+        yield "`subspaces` has rows of different numbers of `angles` and `random_angles`"

@@ -10,19 +10,12 @@ import torch
 from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
-from transformers import (
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 import textanchor.vlm.efficientnet_tower  # noqa: F401  registers the tower, which a saved embedded model names
 from textanchor.errors import ModelError
-from textanchor.files import read_json
+from textanchor.vlm.model_config import REJECTIONS, empty_model, read_config, said_by_transformers
 from textanchor.vlm.weight_files import listed, weight_files
 
 EMBEDDED = "embedded"
@@ -44,7 +37,7 @@ def load_vlm(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) ->
         model, processor = load_embedded()
         return model.to(dtype), processor  # pyright: ignore[reportArgumentType]
     local_only = _check_folder(Path(name)) if Path(name).exists() else _check_hub(name)
-    config = _load_config(name, local_only)
+    config = read_config(name, local_only=local_only)
     return _load_model(name, config, dtype, local_only), _load_processor(name, local_only)
 
 
@@ -54,7 +47,7 @@ def load_model(name_or_path: str | Path) -> PreTrainedModel:
     if name == EMBEDDED:
         return load_vlm(EMBEDDED)[0]
     local_only = _check_folder(Path(name)) if Path(name).exists() else _check_hub(name)
-    return _load_model(name, _load_config(name, local_only), torch.float32, local_only)
+    return _load_model(name, read_config(name, local_only=local_only), torch.float32, local_only)
 
 
 def empty_vlm(name_or_path: str | Path) -> PreTrainedModel:
@@ -67,7 +60,7 @@ def empty_vlm(name_or_path: str | Path) -> PreTrainedModel:
     if name == EMBEDDED:
         return load_vlm(EMBEDDED)[0]
     if not Path(name).exists():
-        return _on_meta(_load_config(name, _check_hub(name)))
+        return empty_model(name, read_config(name, local_only=_check_hub(name)))
     if (Path(name) / SAFE_WEIGHTS_INDEX_NAME).is_file() and (reason := weight_files(Path(name)).refusal):
         raise ModelError(f"{name}: {reason}")
     return described_model(Path(name))
@@ -76,12 +69,7 @@ def empty_vlm(name_or_path: str | Path) -> PreTrainedModel:
 def described_model(folder: Path) -> PreTrainedModel:
     """The same of a folder whose weights, and whatever names them, are not looked at."""
     _check_config(folder)
-    return _on_meta(_load_config(str(folder), local_only=True))
-
-
-def _on_meta(config: PreTrainedConfig) -> PreTrainedModel:
-    with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config)
+    return empty_model(str(folder), read_config(str(folder), local_only=True))
 
 
 def hub_folder(name: str) -> Path:
@@ -124,7 +112,6 @@ def _check_config(folder: Path) -> None:
         raise ModelError(
             f"{folder}: no config.json, so this is no folder that save_pretrained wrote for a model; {hint}"
         )
-    read_json(folder / "config.json")
 
 
 def _check_hub(name: str) -> bool:
@@ -157,21 +144,6 @@ def hub_answers() -> bool:
     return True
 
 
-def _load_config(name: str, local_only: bool) -> PreTrainedConfig:
-    try:
-        config = AutoConfig.from_pretrained(name, local_files_only=local_only, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        _refuse(
-            name, "its configuration cannot be used", error, "this version of Transformers must know the model type"
-        )
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise ModelError(
-            f"{name}: model type {config.model_type!r} is no vision-language model (Transformers has no class of "
-            f"it that takes images and gives text); give one such as LLaVA or Qwen-VL, or {EMBEDDED!r}"
-        )
-    return config
-
-
 def _load_model(name: str, config: PreTrainedConfig, dtype: torch.dtype, local_only: bool) -> PreTrainedModel:
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
@@ -186,7 +158,8 @@ def _load_model(name: str, config: PreTrainedConfig, dtype: torch.dtype, local_o
         )
     except SafetensorError as error:
         _refuse(name, "a *.safetensors file is damaged", error, "copy or download it again")
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except REJECTIONS as error:
+        empty_model(name, config)  # says so where it is the configuration that cannot be built
         _refuse(name, "its weights cannot be loaded", error, "weights are read from *.safetensors only")
     model, info = loaded
     _check_complete(name, info)
@@ -211,7 +184,7 @@ def _check_complete(name: str, info: dict[str, Any]) -> None:
 def _load_processor(name: str, local_only: bool) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(name, local_files_only=local_only, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
+    except REJECTIONS as error:
         way_out = "save one beside the model with processor.save_pretrained; some families need torchvision"
         _refuse(name, "its processor cannot be made", error, way_out)
     if not hasattr(processor, "image_processor"):
@@ -223,5 +196,4 @@ def _load_processor(name: str, local_only: bool) -> Any:
 
 
 def _refuse(name: str, what: str, error: Exception, way_out: str) -> NoReturn:
-    reason = " ".join(str(error).split())[:300]
-    raise ModelError(f"{name}: {what}; {way_out}. Transformers says: {type(error).__name__}: {reason}") from error
+    raise ModelError(f"{name}: {what}; {way_out}. {said_by_transformers(error)}") from error

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from textanchor.report.numbers import TIMES, compact, fixed
 
+LEAST = 1e-250
+"""Smaller values and differences are drawn as if they were zero: their products and powers of ten would be."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
@@ -30,7 +33,7 @@ class Scale:
 
     def position(self, x: float) -> float:
         """Where `x` lies, clipped to the axis."""
-        low, high, at = (math.log10(v) if self.axis.kind == "log" else v for v in (self.low, self.high, x))
+        low, high, at = (math.log10(max(v, LEAST)) if self.axis.kind == "log" else v for v in (self.low, self.high, x))
         return min(max((at - low) / (high - low), 0.0), 1.0)
 
     def ticks(self, about: int = 5) -> list[tuple[float, str]]:
@@ -50,12 +53,13 @@ def fit(axis: Axis, data: Iterable[float]) -> Scale:
         return Scale(axis, *axis.bounds)
     values = [*data, *axis.include]
     if axis.kind == "log":
-        low, high = min(values), max(values)
+        low, high = max(min(values), LEAST), max(*values, LEAST)
         if high < 10 * low:  # at least one power of ten, so that there are ticks
-            low, high = math.sqrt(low * high / 10), math.sqrt(low * high * 10)
+            middle = math.sqrt(low) * math.sqrt(high)
+            low, high = middle / math.sqrt(10), middle * math.sqrt(10)
         return Scale(axis, low, high)
     low, high = min(values), max(values)
-    air = 0.09 * (high - low) or 0.1 * abs(high) or 1.0
+    air = next((a for a in (0.09 * (high - low), 0.1 * abs(high)) if a > LEAST), 1.0)
     firm = axis.include if low < high else ()  # one value alone still needs a range
     low, high = (end if end in firm else end + sign * air for end, sign in ((low, -1), (high, 1)))
     if axis.kind == "share":
