@@ -61,8 +61,8 @@ class Build:
         """The forward passes that the fit needs, their inputs made."""
         import torch
 
-        from textanchor.holds.prompts import prompt_inputs
         from textanchor.vlm.parts import find_parts
+        from textanchor.vlm.passes import prompt_inputs
 
         parts = find_parts(self.model)
         language_model: Any = parts.module(parts.language_model)

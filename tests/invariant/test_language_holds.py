@@ -13,8 +13,8 @@ from helpers.quantized import QUANTIZERS
 from helpers.tiny_chat import VOCAB, tiny_chat_model
 from textanchor.errors import HoldError
 from textanchor.holds import FilterConfig, attach, fit_anchor, plan_holds
-from textanchor.holds.prompts import prompt_inputs
 from textanchor.vlm.parts import VLMParts, find_parts
+from textanchor.vlm.passes import prompt_inputs
 
 NUM_TOKENS, WIDTH = 50, 64
 WIDER = {"hidden_size": WIDTH, "intermediate_size": 96}  # more directions than the text has tokens, so some are free

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from bands.directions import Bands
 from bands.inputs import Deltas, LinearUpdate
 from textanchor.errors import ModelError
-from textanchor.holds.gather import run_projector
 from textanchor.vlm.parts import VLMParts
+from textanchor.vlm.passes import image_inputs, run_images
 
 BATCH_SIZE = 16
 
@@ -38,7 +38,7 @@ def projector_inputs(parts: VLMParts, processor: Any, images: Sequence[Any]) -> 
     handle = projector_module(parts).register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
     try:
         for start in range(0, len(images), BATCH_SIZE):
-            run_projector(parts, processor, images[start : start + BATCH_SIZE])
+            run_images(parts, image_inputs(parts, processor, images[start : start + BATCH_SIZE]))
     finally:
         handle.remove()
     return seen

@@ -3,7 +3,7 @@
 Shape legend: N tokens of one image, D text width.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from textanchor.vlm.chat import process
 from textanchor.vlm.hashing import tensors_hash
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import VLMParts, find_parts
+from textanchor.vlm.passes import run_images
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
@@ -63,9 +64,9 @@ class ImageProjector:
     def __init__(self, model: nn.Module, processor: Any, cache: TowerCache | None):
         self.model: Any = unwrapped(model)
         self.processor = processor
-        parts = find_parts(model)
-        self.projector = parts.module(parts.projector[0])
-        self.outputs = {} if cache is None else cache.outputs_of(_tower_hash(parts, processor))
+        self.parts = find_parts(model)
+        self.projector = self.parts.module(self.parts.projector[0])
+        self.outputs = {} if cache is None else cache.outputs_of(_tower_hash(self.parts, processor))
 
     def project(self, images: Mapping[str, ImageSource]) -> dict[str, ProjectedImage]:
         """Projected tokens of each image, by the hash it is given under; the projector is always run anew."""
@@ -100,18 +101,20 @@ class ImageProjector:
         seen: list[Tensor] = []
         hook = self.projector.register_forward_pre_hook(lambda module, args: seen.extend(args))
         try:
-            features = self.model.get_image_features(**visual, return_dict=True).pooler_output
+            given = run_images(self.parts, visual)
         finally:
             hook.remove()
         ids = tuple(inputs["input_ids"][0].tolist())
-        self._check(seen, torch.cat([f.reshape(-1, f.shape[-1]) for f in features]), ids)
+        self._check(seen, getattr(given, "pooler_output", None), ids)
         return _TowerOutput(ids, seen[0])
 
-    def _check(self, seen: list[Tensor], features_ND: Tensor, ids: tuple[int, ...]) -> None:
+    def _check(self, seen: list[Tensor], features: Sequence[Tensor] | None, ids: tuple[int, ...]) -> None:
         """The cache holds what goes into the projector, so nothing may happen to its output afterwards."""
-        sound = len(seen) == 1 and ids.count(self.model.config.image_token_id) == len(features_ND)
+        rows = [image.reshape(-1, image.shape[-1]) for image in features] if features is not None else []
+        sound = len(rows) > 0 and len(seen) == 1
+        sound = sound and ids.count(self.model.config.image_token_id) == sum(len(own) for own in rows)
         if sound:
-            again = self.projector(seen[0])
+            again, features_ND = self.projector(seen[0]), torch.cat(rows)
             sound = torch.equal(again.reshape(-1, again.shape[-1]), features_ND)
         if not sound:
             raise ModelError(

@@ -159,7 +159,9 @@ def audit_bound(
     _require_finite(plan, model)
     weights = base_modules(inside_ddp(model))
     in_projector = [b for b in bound if is_within(b.linear.name, plan.paths.get("projector", ()))]
-    writer = next((b for b in in_projector if b.linear.is_text_writer), None)
+    # deepstack has several; the probe tells of one
+    output = "" if probe is None or probe.module is None else probe.module
+    writer = next((b for b in in_projector if b.linear.is_text_writer and is_within(b.linear.name, output)), None)
     function, inputs = None, {} if probe is None else probe.inputs
     if probe is not None and probe.outputs_ND is not None:
         held = plan.projector or (writer.linear if writer else None)

@@ -21,6 +21,7 @@ from textanchor.holds.sources import (
 )
 from textanchor.holds.targets import Target
 from textanchor.spectral import Moments, Subspace, input_basis, metric_basis, output_basis
+from textanchor.spectral.basis import MAX_SINKS
 
 
 class Filters:
@@ -45,6 +46,14 @@ class Filters:
             subspace = chosen(self.config, basis, key[0], step_DD=step_DD, compact=self._is_compact)
             self._made[key] = self.checked(target.name, subspace)
         return self._made[key]
+
+    def are_all_sinks(self, target: Target) -> bool:
+        """Whether a linear is no wider than the sinks of its inputs, so that holding those holds all of it."""
+        if self.config.basis == IDENTITY or target.num_inputs + target.has_bias > MAX_SINKS:
+            return False
+        moments = self._moments(f"{INPUTS}/{target.name}", target, target.num_inputs)
+        basis = input_basis(moments, with_constant=target.has_bias)
+        return basis.num_sinks == len(basis.energies_K)
 
     def outputs(self, target: Target, name: str | None = None) -> Subspace:
         """Filter on what a linear writes into text space."""

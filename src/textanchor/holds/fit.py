@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from textanchor.errors import DataError
 from textanchor.files import sha256_of_json
 from textanchor.holds.anchor import INPUTS, SLOPES, TEXT_EMBEDDING, Anchor
-from textanchor.holds.gather import gather, require_gatherable, run_projector
-from textanchor.holds.prompts import prompt_inputs
+from textanchor.holds.gather import gather, require_gatherable
 from textanchor.holds.pullback import SlopesGatherer
 from textanchor.holds.store import hash_of_model
 from textanchor.holds.streams import Consume, Run, Streams, begin_id_of, sinks, text_batch
@@ -28,6 +27,15 @@ from textanchor.vlm.fast_linears import fast_linears
 from textanchor.vlm.logits import without_logits
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import VLMParts, find_parts
+from textanchor.vlm.passes import (
+    ImageBatch,
+    image_batches,
+    image_inputs,
+    is_prepared,
+    prompt_inputs,
+    run_images,
+    run_texts,
+)
 
 Progress = Callable[[int, int], None]
 """Called with batches done and batches in all."""
@@ -50,6 +58,8 @@ def fit_anchor(
 ) -> Anchor:
     """Moments of a model's text states, and with `images` (PIL, RGB) of what enters its projector's linears.
 
+    In the place of images, `images` may hold batches of the model's own inputs (mappings, as in `model(**batch)`), for
+    a model whose processor is missing or prepares images in no way that is known here.
     `texts` are cut to `max_length` tokens. `linears` (base names) limits those of the language model: moments of a
     linear of input width D take 8 (D + 1)^2 bytes. First tokens, begin-of-sequence tokens and tokens of massive norm
     count as sinks. `bases` names further states (see `sources.py`). With `language_images` the linears of the language
@@ -65,11 +75,12 @@ def fit_anchor(
     # the longest texts first, as they tell best which norms are massive
     text_batches = reversed(_pieces(rows, batch_size)) if text_linears else []
     runs: list[Run] = [partial(passes.texts, batch) for batch in text_batches]
+    batches = image_batches(images or (), batch_size)
     if text_linears and language_images:
-        asked = zip(_pieces(images or (), batch_size), _pieces(questions or (), batch_size), strict=True)
-        runs += [partial(passes.images_with_questions, *batch) for batch in asked]
+        asked = _pieces(questions, batch_size) if questions else [()] * len(batches)
+        runs += [partial(passes.images_with_questions, *batch) for batch in zip(batches, asked, strict=True)]
     else:
-        runs += [partial(passes.images, batch) for batch in _pieces(images or (), batch_size)]
+        runs += [partial(passes.images, batch) for batch in batches]
     streams, slopes = Streams(f"{INPUTS}/"), SlopesGatherer(parts)
     with _evaluating(model), torch.no_grad(), fast_linears(model):
         embedding = _embedding_stream(parts, rows)
@@ -129,18 +140,17 @@ class _Passes:
         return capture_inputs(
             self.parts.model,
             self.linears,
-            lambda: self.language_model(input_ids=ids_BL, attention_mask=real_BL.long(), use_cache=False),
+            lambda: run_texts(self.parts, ids_BL, real_BL.long()),
             lambda name, states_ND: consume(name, states_ND, is_sink_N),
             token_mask=real_BL,
         )
 
-    def images(self, images: Sequence[Any], consume: Consume) -> dict[str, str]:
+    def images(self, images: ImageBatch, consume: Consume) -> dict[str, str]:
         """Images through tower and projector."""
-        return self._through_projector(lambda: run_projector(self.parts, self.processor, images), consume)
+        inputs = image_inputs(self.parts, self.processor, images)
+        return self._through_projector(lambda: run_images(self.parts, inputs), consume)
 
-    def images_with_questions(
-        self, images: Sequence[Any], questions: Sequence[str], consume: Consume
-    ) -> dict[str, str]:
+    def images_with_questions(self, images: ImageBatch, questions: Sequence[str], consume: Consume) -> dict[str, str]:
         """Images with a question each through the whole model, whose projector and language model both count."""
         inputs = prompt_inputs(self.parts, self.processor, images, questions)
         ids_BL, real_BL = inputs["input_ids"], inputs["attention_mask"].bool()
@@ -182,6 +192,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def _num_images(images: Sequence[Any]) -> int:
+    """Of batches that are prepared the rows, each of which holds an image."""
+    return sum(len(next(iter(batch.values()))) for batch in images) if is_prepared(images) else len(images)
+
+
 def _provenance(
     model: nn.Module, texts: Sequence[str], rows: list[list[int]], images: Sequence[Any] | None, max_length: int
 ) -> dict[str, Any]:
@@ -193,5 +208,5 @@ def _provenance(
         "num_texts": len(texts),
         "num_tokens": sum(len(row) for row in rows),
         "max_length": max_length,
-        "num_images": len(images) if images else 0,
+        "num_images": _num_images(images or ()),
     }

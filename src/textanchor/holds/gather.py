@@ -6,8 +6,6 @@ Shape legend: B texts or images of a batch, L tokens, N tokens that count, D wid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from textanchor.errors import ConfigError, DataError, HoldError
 from textanchor.holds.sensitivity import reference_sensitivity, text_sensitivity
 from textanchor.holds.sources import (
@@ -22,8 +20,8 @@ from textanchor.holds.sources import (
 from textanchor.holds.streams import Consume, Streams, begin_id_of, text_batch
 from textanchor.spectral import Moments, MomentsStream
 from textanchor.vlm.capture import capture_outputs
-from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import VLMParts
+from textanchor.vlm.passes import ImageBatch, image_batches, image_inputs, is_prepared, run_images
 
 
 def require_gatherable(
@@ -39,7 +37,11 @@ def require_gatherable(
     if needy := [basis for basis in bases if takes_images(basis) and not images]:
         raise DataError(f"fit_anchor: basis {needy[0]!r} needs reference images: {way_out(needy[0])}")
     asking = [REFERENCE_SENSITIVITY] * (REFERENCE_SENSITIVITY in bases) + ["language_images"] * language_images
-    if asking and (not images or len(questions or ()) != len(images)):
+    if questions and is_prepared(images):
+        raise ConfigError(
+            "fit_anchor: questions have no effect on batches of the model's own inputs, which hold theirs; remove them"
+        )
+    if asking and (not images or len(questions or ()) != len(images)) and not is_prepared(images):
         raise DataError(
             f"fit_anchor: {asking[0]} asks one question about each image, found {len(questions or ())} "
             f"questions for {len(images or ())} images"
@@ -63,16 +65,17 @@ def gather(
 ) -> dict[str, Moments]:
     """Moments of each of `bases`; `rows` are token ids of the texts, the longest last."""
     texts = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    starts = range(0, len(images), batch_size)
+    batches = image_batches(images, batch_size)
     gathered: dict[str, Moments] = {}
     if layers := [basis for basis in bases if hidden_layer(basis) is not None]:
         gathered |= _hidden(layers, parts, begin_id_of(processor), texts)
     if TEXT_SENSITIVITY in bases:
         gathered[TEXT_SENSITIVITY] = text_sensitivity(parts, begin_id_of(processor), texts)
     if VISUAL in bases:
-        gathered[VISUAL] = _visual(parts, processor, [images[i : i + batch_size] for i in starts])
+        gathered[VISUAL] = _visual(parts, processor, batches)
     if REFERENCE_SENSITIVITY in bases:
-        pairs = [(images[i : i + batch_size], questions[i : i + batch_size]) for i in starts]
+        starts = range(0, len(batches) * batch_size, batch_size)  # batches that are prepared hold their own questions
+        pairs = [(batch, questions[i : i + batch_size]) for batch, i in zip(batches, starts, strict=True)]
         gathered[REFERENCE_SENSITIVITY] = reference_sensitivity(parts, processor, pairs)
     return {basis: gathered[basis] for basis in bases}
 
@@ -102,24 +105,15 @@ def _hidden(
     return streams.moments()
 
 
-def _visual(parts: VLMParts, processor: Any, batches: Iterable[Sequence[Any]]) -> Moments:
+def _visual(parts: VLMParts, processor: Any, batches: Iterable[ImageBatch]) -> Moments:
     """What the projector gives."""
     stream = MomentsStream(parts.embedding_width(), source=VISUAL)
     for images in batches:
+        inputs = image_inputs(parts, processor, images)
         capture_outputs(
             parts.model,
             [parts.projector_output],
-            lambda images=images: run_projector(parts, processor, images),
+            lambda inputs=inputs: run_images(parts, inputs),
             lambda _, states_ND: stream.add(states_ND),
         )
     return stream.moments()
-
-
-def run_projector(parts: VLMParts, processor: Any, images: Sequence[Any]) -> None:
-    """Run tower and projector on images."""
-    parameter = next(iter(parts.parameters_of("projector").values()))
-    inputs = processor.image_processor(images=list(images), return_tensors="pt")
-    visual = {name: value.to(parameter.device) for name, value in inputs.items() if isinstance(value, Tensor)}
-    visual["pixel_values"] = visual["pixel_values"].to(parameter.dtype)
-    base: Any = unwrapped(parts.model)
-    base.get_image_features(**visual)

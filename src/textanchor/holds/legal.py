@@ -2,7 +2,7 @@
 
 | linear | legal |
 | --- | --- |
-| last projector linear | outputs, manifold, inputs, coupling; target remove where it is trained in full |
+| last projector linear (deepstack: all) | outputs, manifold, inputs, coupling; target remove if trained in full |
 | other projector linears | inputs; with the other modes: frozen, pullback |
 | whole projector | outputs or manifold with hold="penalty" |
 | linears of the language model | inputs |
@@ -98,8 +98,8 @@ def _require_lora(config: FilterConfig, target: Target) -> None:
 
 
 def require_last(parts: VLMParts, name: str) -> None:
-    """Raise HoldError where something with weights comes after the last projector linear, which rules cannot hold."""
-    inside = [tensor for tensor in parts.projector_tensors if is_within(tensor, parts.projector_output)]
+    """Raise HoldError where something with weights comes after a writer into text space, which rules cannot hold."""
+    inside = [tensor for tensor in parts.projector_tensors if is_within(tensor, parts.text_writers()[name])]
     own = [i for i, tensor in enumerate(inside) if is_within(tensor, name)]
     if after := inside[own[-1] + 1 :]:
         raise HoldError(

@@ -100,7 +100,10 @@ class _PartPlanner:
     def _hold(self, target: Target) -> None:
         config = self.config
         require_legal(config, target)
-        if config.mode == "inputs":
+        if config.mode == "inputs" and self.filters.are_all_sinks(target):
+            for name in target.tensors:
+                self._row(name, FROZEN, "no wider than the sinks of its inputs, which are always held")
+        elif config.mode == "inputs":
             self._add(target, "in", self.filters.inputs(target))
         elif self._is_held(target.name):
             if self.part == "projector":
@@ -119,7 +122,7 @@ class _PartPlanner:
         """Whether a linear is held by its own inputs, or by what it writes into text space."""
         if self.config.mode == "inputs":
             return True
-        return name == self.parts.last_projector_linear()[0] if self.part == "projector" else writes_text(name)
+        return name in self.parts.text_writers() if self.part == "projector" else writes_text(name)
 
     def _why_inner(self) -> str:
         if self.part == "projector":

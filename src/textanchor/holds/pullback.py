@@ -27,8 +27,10 @@ def pulled_back(parts: VLMParts, anchor: Anchor, text_space: Subspace, name: str
     two linears is no elementwise activation).
     """
     linears = parts.projector_linears()
-    names = list(linears)
-    names = names[: names.index(parts.last_projector_linear()[0]) + 1]
+    writers, names = parts.text_writers(), list(linears)
+    # of deepstack the projector in which the linear lies, else the one that all others lead to
+    writer = next((last for last, path in writers.items() if is_within(name, path)), next(iter(writers)))
+    names = names[: names.index(writer) + 1]
     metric = text_space.protected(torch.eye(text_space.width, dtype=torch.float64))
     for following, inner in zip(names[:0:-1], names[-2::-1], strict=True):
         if f"{SLOPES}/{inner}" not in anchor:

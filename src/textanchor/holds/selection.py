@@ -59,8 +59,10 @@ def chosen(
 
 
 def _gains(config: FilterConfig, basis: Basis) -> Tensor:
-    """Gains of all directions of a basis; its sinks have 1."""
+    """Gains of all directions of a basis; its sinks have 1, also where there is nothing else: all is held then."""
     energies_K = basis.energies_K[basis.num_sinks :]
+    if not len(energies_K):
+        return torch.ones_like(basis.energies_K)
     count = num_selected(
         energies_K, num_kept=config.num_kept, kept_fraction=config.kept_fraction, kept_energy=config.kept_energy
     )

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textanchor.errors import HoldError
-from textanchor.holds.prompts import prompt_inputs
 from textanchor.holds.sources import REFERENCE_SENSITIVITY, TEXT_SENSITIVITY
 from textanchor.holds.streams import text_batch
 from textanchor.spectral import Moments, MomentsStream
 from textanchor.vlm.names import is_within, unwrapped
 from textanchor.vlm.parts import VLMParts
+from textanchor.vlm.passes import ImageBatch, prompt_inputs
 
 ANSWER_SEED = 0
 """Of the answers that reference_sensitivity draws from the model."""
@@ -45,7 +45,7 @@ def text_sensitivity(parts: VLMParts, begin_id: int | None, batches: Sequence[Se
 
 
 def reference_sensitivity(
-    parts: VLMParts, processor: Any, batches: Iterable[tuple[Sequence[Any], Sequence[str]]]
+    parts: VLMParts, processor: Any, batches: Iterable[tuple[ImageBatch, Sequence[str]]]
 ) -> Moments:
     """F_y = E[g g^T] at what the projector gives, g the gradient of -log p(y), y the first token of an answer.
 

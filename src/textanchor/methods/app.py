@@ -28,8 +28,8 @@ from textanchor.training.hf import AnchorCallback
 from textanchor.training.method import AbstractMethod, AnsweredByBase, Attachment, Needs
 from textanchor.training.session import Session
 from textanchor.training.trainable import trained_parameters
-from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import VLMParts
+from textanchor.vlm.passes import image_inputs, run_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -263,8 +263,5 @@ class AnchorPreservingProjection(AbstractMethod):
 
 
 def _probe(session: Session, images: list[Image.Image]) -> Probe:
-    visual: Any = session.processor.image_processor(images=images, return_tensors="pt")
-    model: Any = unwrapped(session.model)
-    device = next(model.parameters()).device
-    inputs = {name: tensor.to(device) for name, tensor in visual.items()}
-    return take_probe(session.parts, lambda: model.get_image_features(**inputs))
+    inputs = image_inputs(session.parts, session.processor, images)
+    return take_probe(session.parts, lambda: run_images(session.parts, inputs))

@@ -25,6 +25,7 @@ from textanchor.training.sequences import Example
 from textanchor.vlm.hashing import tensors_hash
 from textanchor.vlm.names import is_within, unwrapped
 from textanchor.vlm.parts import VLMParts
+from textanchor.vlm.passes import run_images
 from textanchor.vlm.precision import Format, computing_in
 
 PIXELS = "pixel_values"
@@ -72,7 +73,7 @@ class FeatureCache:
                 f"the projector of {type(unwrapped(parts.model)).__name__} lies inside its vision tower, so the "
                 f"tower's outputs change as it is trained and cannot be kept; {WAY_OUT}"
             )
-        self._model = unwrapped(parts.model)
+        self._parts = parts
         self._tower = parts.module(parts.vision_tower)
         self._device = next(self._tower.parameters()).device
         self._precision: Format = precision
@@ -94,7 +95,7 @@ class FeatureCache:
                 if visual.get(PIXELS, torch.empty(0)).ndim < 4:
                     raise ModelError(f"the processor gives images as patches, which cannot be told apart; {WAY_OUT}")
                 with self._tower_replaced(self._record), computing_in(self._precision, self._device):
-                    self._model.get_image_features(**visual)  # pyright: ignore[reportCallIssue]
+                    run_images(self._parts, visual)
             yield from (self._numbered(example) for example in batch)
 
     @contextmanager

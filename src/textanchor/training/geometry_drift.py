@@ -21,7 +21,7 @@ from textanchor.spectral import MomentsStream, input_basis, output_basis
 from textanchor.training.config import PART_NAMES
 from textanchor.training.curve import StepCallback
 from textanchor.training.session import Session
-from textanchor.vlm.names import unwrapped
+from textanchor.vlm.passes import image_inputs, run_images
 
 LEAST_TOKENS = 32
 
@@ -52,16 +52,13 @@ class GeometryRecorder(StepCallback):
     def on_run_begin(self, session: Session, plan: HoldPlan | None) -> None:
         """Take the reference; DataError where the images give too few tokens to compare."""
         self.session, parts = session, session.parts
-        model: Any = unwrapped(session.model)
-        device = next(model.parameters()).device
-        visual = session.processor.image_processor(images=self.images, return_tensors="pt")
-        inputs = {name: value.to(device) for name, value in visual.items() if isinstance(value, Tensor)}
+        inputs = image_inputs(parts, session.processor, self.images)
         try:
             self.last: str | None = parts.last_projector_linear()[0]
         except ModelError:  # such a projector has no W between U and V; its function is recorded all the same
             self.last = None
         linears = [] if self.last is None else [self.last]
-        self.probe = take_probe(parts, lambda: model.get_image_features(**inputs), linears=linears)
+        self.probe = take_probe(parts, lambda: run_images(parts, inputs), linears=linears)
         assert self.probe.outputs_ND is not None
         self.start_ND = self.probe.outputs_ND
         if len(self.start_ND) < LEAST_TOKENS:

@@ -73,8 +73,7 @@ class VLMParts:
         ModelError where there is none, or where its outputs are not as wide as the input embedding.
         """
         linears = self.projector_linears()
-        name = next((name for name in reversed(linears) if is_within(name, self.projector_output)), None)
-        width = self.embedding_width()
+        name, width = self._last_linear(self.projector_output), self.embedding_width()
         if name is None or linears[name].out_features != width:
             what = f"{name!r} is {linears[name].out_features} wide" if name else f"{self.projector_output!r} has none"
             raise ModelError(
@@ -82,6 +81,22 @@ class VLMParts:
                 "Hold this projector by a rule on its function (hold='penalty') or leave it frozen"
             )
         return name, linears[name]
+
+    def text_writers(self) -> dict[str, str]:
+        """The linears that write into text space, each with the module whose outputs it gives: deepstack has several.
+
+        ModelError as `last_projector_linear`; of the further outputs those that end in no such linear are left out.
+        """
+        writers = {self.last_projector_linear()[0]: self.projector_output}
+        linears = self.projector_linears()
+        for path in self.further_outputs:
+            name = self._last_linear(path)
+            if name is not None and linears[name].out_features == self.embedding_width():
+                writers.setdefault(name, path)
+        return writers
+
+    def _last_linear(self, path: str) -> str | None:
+        return next((name for name in reversed(self.projector_linears()) if is_within(name, path)), None)
 
     def embedding_width(self) -> int:
         """Width D of the states that the input embedding gives."""
