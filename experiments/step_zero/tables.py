@@ -9,7 +9,7 @@ from pathlib import Path
 from page import step_zero_stages, step_zero_tables
 
 from textanchor.records import RunRecord
-from textanchor.report.markdown import markdown_tables
+from textanchor.tables import markdown_tables
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()

@@ -10,7 +10,7 @@ import pytest
 from helpers.imports import Import, imports_of, module_files
 
 PACKAGE = "textanchor"
-GROUND = ("errors", "outputs", "files", "bounds", "strict_yaml", "config", "records", "stats", "fetch")
+GROUND = ("errors", "outputs", "files", "bounds", "strict_yaml", "config", "records", "stats", "tables", "fetch")
 LAYERS = {
     **dict.fromkeys(GROUND, 0),
     **dict.fromkeys(("spectral", "report"), 1),

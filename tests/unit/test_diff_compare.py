@@ -221,7 +221,8 @@ def test_the_table_of_parts_fits_a_terminal(num_missing: int) -> None:
     report = DiffReport(
         base="a", tuned="b", findings=(Finding("x", "note", "-"),), parts=(embedding,), tensors=(), anchor=anchor
     )
-    header, row = report.part_table()
+    table = report.part_table()
+    header, (row,) = table.header, table.rows
     assert header[-1] == "text 1/5/10%" and row[-1] == "1.23 / 12.3 / 23.4"
     assert ("missing" in header) == (num_missing > 0)
     title, *others = zip(header, row, strict=True)

@@ -15,10 +15,9 @@ from page.spectrum import spectrum_rows
 
 from helpers.html_reading import of_tag, read_html
 from textanchor.records import RunRecord
-from textanchor.report.markdown import markdown_tables
 from textanchor.report.numbers import ABSENT
-from textanchor.report.page import Table
 from textanchor.stats import Interval
+from textanchor.tables import Table, markdown_tables
 
 NUM_ITEMS = 12
 

@@ -19,8 +19,8 @@ from page.effects import (
 from page.spectrum import spectrum_rows
 from textanchor.records import RunRecord
 from textanchor.report.numbers import ABSENT, NO_BREAK_SPACE, fixed, percent, signed
-from textanchor.report.page import Table
 from textanchor.stats import Interval
+from textanchor.tables import Table
 
 UPDATES = {"ablation": "projector", "lora": "language model"}
 """Stage -> the part of the model whose update it takes bands out of."""

@@ -77,20 +77,12 @@ def run(
 
 def _print(report: Any) -> None:
     """The verdict in one line, the other findings, the table of parts."""
-    from rich import box
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     console = Console(highlight=False)
     colors = {"lost": "bold red", "warning": "yellow", "note": "green"}
     for finding in report.findings:
         color = colors[finding.severity]
         console.print(f"[{color}]{finding.severity}:[/] {escape(finding.sentence)}", soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD)
-    header, *rows = report.part_table()
-    for i, title in enumerate(header):
-        table.add_column(title, justify="left" if i == 0 else "right", no_wrap=i > 0)
-    for cells in rows:
-        table.add_row(*cells)
-    console.print(table)
+    console.print(report.part_table().rich(wrap=False))

@@ -250,7 +250,7 @@ def run_demo(
         write_json(out / "report.json", report)
         page = build_report(out / "report.json", out / "report.html")
     printed = Console(highlight=False)
-    printed.print(result_table(report))
+    printed.print(result_table(report).rich())
     printed.print(report["headline"]["sentence"])
     printed.print(report["headline"]["matched_sentence"])
     if cut := demo.config.cut():

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
+from textanchor.tables import Table
 
 TITLES = {"full": "plain tuning", "app": "APP"}
 
@@ -14,10 +14,6 @@ def result_table(report: Mapping[str, Any]) -> Table:
         "before": report["before"],
         **{name: run["scores"] for name, run in report["after"].items()},
     }
-    table = Table(title=report["title"])
-    table.add_column("")
-    for name in columns:
-        table.add_column(TITLES.get(name, name), justify="right")
     new = report["new_task"]
     rows = {
         f"{new}: accuracy (new task)": [_share(s["tasks"][new]["accuracy"]) for s in columns.values()],
@@ -29,13 +25,8 @@ def result_table(report: Mapping[str, Any]) -> Table:
         "captions: hallucinated objects (CHAIR_i)": [_percent(s["chair"]["chair_i"]) for s in columns.values()],
         "text: nats per token": [f"{s['text']['cross_entropy']['estimate']:.3f}" for s in columns.values()],
     }
-    for title, cells in rows.items():
-        table.add_row(title, *cells)
-    return table
-
-
-def _nats(interval: Mapping[str, float]) -> str:
-    return f"{interval['estimate']:.3f}"
+    header = ["", *(TITLES.get(name, name) for name in columns)]
+    return Table(header, [[title, *cells] for title, cells in rows.items()], report["title"])
 
 
 def _share(interval: Mapping[str, float]) -> str:

@@ -10,7 +10,7 @@ from textanchor.diffs.checkpoint import Problem
 from textanchor.diffs.matching import Matching
 from textanchor.diffs.merges import MERGES, MergeFit
 from textanchor.diffs.rows import PartRow, TensorRow
-from textanchor.report.readings import PART_TITLES
+from textanchor.tables import PART_TITLES
 
 MERGE_TOLERANCE = 0.1
 """How far from a whole number the ratio of the weights' update to the adapter's may be, to be taken for it."""

@@ -13,7 +13,7 @@ from textanchor.diffs.evidence import (
 )
 from textanchor.diffs.merges import HALF_TYPES
 from textanchor.diffs.quantised import FLOAT8
-from textanchor.report.readings import PART_TITLES
+from textanchor.tables import PART_TITLES
 
 NORM_GROWTH = 1.5
 """Times its norm in the base, from which a weight is said to have grown (or, inverted, shrunk)."""

@@ -8,6 +8,7 @@ from typing import Any
 from textanchor.diffs.findings import Finding
 from textanchor.diffs.rows import PartRow, TensorRow
 from textanchor.files import atomic_directory, write_json, write_text
+from textanchor.tables import Table
 
 Column = tuple[str, Callable[[PartRow], str]]
 """Title and content of a column of the table of parts."""
@@ -67,14 +68,15 @@ class DiffReport:
                 return row
         raise KeyError(name)
 
-    def part_table(self) -> list[tuple[str, ...]]:
-        """The table of parts with its header, narrow enough for a terminal: columns without content are left out."""
+    def part_table(self) -> Table:
+        """The table of parts, narrow enough for a terminal: columns without content are left out."""
         columns = list(COLUMNS)
         if any(row.num_missing for row in self.parts):
             columns.insert(2, MISSING)
         if self.anchor is not None:
             columns.append((self._shares_title(self.anchor), _shares))
-        return [tuple(title for title, _ in columns), *(tuple(cell(row) for _, cell in columns) for row in self.parts)]
+        rows = [tuple(cell(row) for _, cell in columns) for row in self.parts]
+        return Table(tuple(title for title, _ in columns), rows)
 
     @staticmethod
     def _shares_title(anchor: AnchorSummary) -> str:
@@ -99,10 +101,8 @@ class DiffReport:
         write_text(folder / "diff.html", render_diff(values))
 
     def __str__(self) -> str:
-        from textanchor.vlm.parts_table import aligned
-
         lines = [f"{finding.severity}: {finding.sentence}" for finding in self.findings]
-        return "\n".join([*lines, "", aligned(self.part_table())])
+        return "\n".join([*lines, "", self.part_table().aligned()])
 
 
 def _shares(row: PartRow) -> str:

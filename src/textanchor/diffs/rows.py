@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from textanchor.diffs.compare import Status
 from textanchor.diffs.structure import GROUPS
-from textanchor.report.readings import PART_TITLES
+from textanchor.tables import PART_TITLES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from textanchor.errors import ModelError
 from textanchor.holds.legal import writes_text
-from textanchor.report.readings import PART_TITLES
+from textanchor.tables import PART_TITLES
 from textanchor.vlm.families import FAMILIES
 from textanchor.vlm.loading import described_model
 from textanchor.vlm.names import is_within

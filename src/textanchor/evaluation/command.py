@@ -24,6 +24,7 @@ from textanchor.files import cache_dir, read_json, write_json
 from textanchor.outputs import claimed
 from textanchor.records import RunRecord, Score
 from textanchor.report.retention import build_retention_page, check_retention
+from textanchor.tables import Table
 from textanchor.vlm.loading import EMBEDDED, load_vlm
 from textanchor.vlm.precision import Format, Precision, choose_precision
 
@@ -186,14 +187,13 @@ def _item_ids(suite: ClosedSuite | LanguageSuite) -> set[str]:
 def _task_lines(tasks: dict[str, dict[str, Any]]) -> list[str]:
     if not tasks:
         return []
-    header = f"{'task':<14}{'items':>6}  {'accuracy':<22}{'gold nats':<22}{'majority':>9}{'blind':>7}"
-    lines = [header]
+    header = ("task", "items", "accuracy", "gold nats", "majority", "blind")
+    rows = []
     for name, task in tasks.items():
         accuracy = _written(task["accuracy"]) if "accuracy" in task else "-"
-        line = f"{name:<14}{task['num_items']:>6}  {accuracy:<22}{_written(task['gold_nats']):<22}"
-        line += f"{_share(task.get('majority')):>9}{_share(task['blind']):>7}"
-        lines.append(line)
-    return lines
+        means = (_share(task.get("majority")), _share(task["blind"]))
+        rows.append((name, str(task["num_items"]), accuracy, _written(task["gold_nats"]), *means))
+    return [Table(header, rows).aligned()]
 
 
 def _pope_lines(pope: dict[str, Any]) -> list[str]:

@@ -17,26 +17,9 @@ from textanchor.stats import (
     mean_over_groups,
     ratio_values,
 )
+from textanchor.tables import MEASURES
 
 Rows = Sequence[Score]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What is compared: a value for each item, whose mean is the suite's score."""
-
-    title: str
-    unit: str
-    higher_is_better: bool
-
-
-MEASURES: dict[str, Measure] = {
-    "accuracy": Measure("accuracy", "share", True),
-    "gold_nats": Measure("right answer", "nats per item", False),
-    "text_nats": Measure("text", "nats per token", False),
-    "chair_s": Measure("CHAIR_s", "share of captions", False),
-    "cider_d": Measure("CIDEr-D", "of 10", True),
-}
 
 
 def item_values(scores: Rows, suite: str) -> dict[str, dict[str, float]]:

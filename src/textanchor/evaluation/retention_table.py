@@ -1,38 +1,26 @@
 """retention.json as tables for the terminal."""
 
-import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from textanchor.evaluation.retention import MEASURES
-from textanchor.report.pages.retention import verdict
-
-WIDTH = 118
+from textanchor.tables import MEASURES, Table, verdict
 
 
 def retention_table(report: Mapping[str, Any]) -> str:
     """Per suite and measure: before, after, forgetting with its interval and a verdict; then what sums it up."""
-    buffer = io.StringIO()
-    console = Console(file=buffer, width=WIDTH, highlight=False, color_system=None)
     first, last = report["runs"][0], report["runs"][-1]
-    table = Table(title=f"Retention: {first} to {last}; forgetting is positive where {last} is worse", box=None)
-    for header in ("suite", "measure", "before", "after", "forgetting", "", "items"):
-        table.add_column(header, justify="left" if header in ("suite", "measure", "") else "right")
+    rows = []
     for name, suite in report["suites"].items():
         label = f"{name} (tuned)" if suite["tuned"] else name
         for measure, values in suite["measures"].items():
             lost = values["forgetting"]
             known = MEASURES[measure]
             cells = (f"{values['before']:.3f}", f"{values['after']:.3f}", _interval(lost), verdict(lost))
-            table.add_row(label, f"{known.title}, {known.unit}", *cells, str(suite["num_items"]))
+            rows.append((label, f"{known.title}, {known.unit}", *cells, str(suite["num_items"])))
             label = ""
-    console.print(table)
-    for line in _sums(report):
-        console.print(line)
-    return buffer.getvalue().rstrip()
+    title = f"Retention: {first} to {last}; forgetting is positive where {last} is worse"
+    table = Table(("suite", "measure", "before", "after", "forgetting", "", "items"), rows)
+    return "\n".join([title, table.aligned(), *_sums(report)])
 
 
 def _interval(interval: Mapping[str, float]) -> str:

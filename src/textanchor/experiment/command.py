@@ -13,11 +13,13 @@ from textanchor.errors import ConfigError, ModelError, OutputError
 from textanchor.experiment.bench import Bench, Loader
 from textanchor.experiment.cells import Cell, expand, load_matrix
 from textanchor.experiment.code import code_hash
-from textanchor.experiment.reading.pages import PAGE, terminal_tables, write_summary
+from textanchor.experiment.reading.summary import PAGE, write_summary
 from textanchor.experiment.results import FAILED, Results, Status
 from textanchor.experiment.run import run_cell
 from textanchor.files import lines_of
 from textanchor.outputs import adding, claimed, require_free_directory, scratch_directory
+from textanchor.report.pages.compare import compare_tables
+from textanchor.tables import terminal_tables
 from textanchor.vlm.loading import load_vlm
 
 FILTERS: dict[str, Callable[[Cell], str]] = {
@@ -28,6 +30,8 @@ FILTERS: dict[str, Callable[[Cell], str]] = {
     "seed": lambda cell: str(cell.seed),
 }
 
+WIDTH = 170
+"""Of the tables on the terminal."""
 GOES_ON = "the runs that are finished are kept, and the same command goes on from there"
 
 
@@ -86,7 +90,9 @@ def compare(
                 bench = Bench(load, scratch=scratch, precisions=results.precisions())
                 failed = _run_all(status, results, bench, say, max_minutes)
             records = results.records()
-            tables = terminal_tables(write_summary(name, records, out)) if records else ""
+            tables = ""
+            if records:
+                tables = terminal_tables(compare_tables(write_summary(name, records, out)), width=WIDTH)
     left = [cell for cell in status.left if not results.record_path(cell).is_file()]
     return Outcome(len(cells) - len(left), failed, len(left) - failed, out, tables)
 

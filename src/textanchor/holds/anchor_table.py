@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from textanchor.holds.plan_table import LAYER, merged_numbers
-from textanchor.vlm.parts_table import aligned
+from textanchor.tables import Table
 
 if TYPE_CHECKING:
     from textanchor.holds.anchor import Anchor
@@ -22,4 +22,4 @@ def anchor_table(anchor: "Anchor") -> str:
         for name, entries in groups.items()
     ]
     origin = ", ".join(f"{key} {value}" for key, value in anchor.provenance.items() if not isinstance(value, dict))
-    return f"{origin}\n{aligned([HEADER, *rows])}"
+    return f"{origin}\n{Table(HEADER, rows).aligned()}"

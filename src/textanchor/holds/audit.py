@@ -29,8 +29,8 @@ from textanchor.holds.plan import HoldPlan, inside_ddp, listed
 from textanchor.holds.probe import Probe
 from textanchor.holds.sharding import gathered
 from textanchor.spectral import Subspace
+from textanchor.tables import Table
 from textanchor.vlm.names import base_modules, is_within
-from textanchor.vlm.parts_table import aligned
 
 ABSOLUTE_BOUND, ROUNDINGS = 1e-6, 2.0
 
@@ -112,7 +112,7 @@ class AuditReport:
         header = ("linear", "rule", "weight leak", "bound", "function leak", "update / weight", "norm ratio")
         keys = ("weight_leak", "bound", "function_leak", "relative_update", "norm_ratio")
         rows = [(row.name, row.rule, *(_shown(getattr(row, key)) for key in keys)) for row in self.rows]
-        lines = [aligned([header, *rows])]
+        lines = [Table(header, rows).aligned()]
         if self.projector is not None:
             values = (f"{key.replace('_', ' ')} {_shown(value)}" for key, value in vars(self.projector).items())
             lines.append(f"projector on the probe: {', '.join(values)}")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from textanchor.holds.entries import NOT_TRAINED, HeldTensor
-from textanchor.vlm.parts_table import aligned
+from textanchor.tables import Table
 
 HEADER = ("part", "tensor", "number", "rule", "why")
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -22,7 +22,7 @@ def plan_table(tensors: Iterable[HeldTensor]) -> str:
         key = (tensor.part, name, tensor.rule)
         groups.setdefault(key, []).append(tensor.why)
     rows = [(part, name, str(len(whys)), rule, merged_numbers(whys)) for (part, name, rule), whys in groups.items()]
-    return aligned([HEADER, *rows])
+    return Table(HEADER, rows).aligned()
 
 
 def merged_numbers(texts: list[str]) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from textanchor.diffs.structure import GROUPS
 from textanchor.files import write_json, write_text
 from textanchor.repairs.validate import SweepPoint
-from textanchor.report.readings import PART_TITLES
+from textanchor.tables import PART_TITLES, Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +81,10 @@ class RepairReport:
         write_text(folder / "repair.html", render_repair(values, self.part_rows()))
 
     def __str__(self) -> str:
-        from textanchor.vlm.parts_table import aligned
-
-        lines = [aligned([("part", "changed tensors", "change left", "rules"), *self.part_rows()])]
+        lines = [Table(("part", "changed tensors", "change left", "rules"), self.part_rows()).aligned()]
         if self.sweep:
-            lines += ["", aligned([("strength", "learned", "kept", "H-mean"), *map(_cells, self.sweep)])]
+            points = Table(("strength", "learned", "kept", "H-mean"), [_cells(point) for point in self.sweep])
+            lines += ["", points.aligned()]
         return "\n".join([*lines, "", f"strength {self.strength:g}, written to {self.out}"])
 
 

@@ -20,14 +20,14 @@ from textanchor.report.check import (
     problems,
 )
 from textanchor.report.schema import INTERVAL, MAX_PROBLEMS_TOLD, Report
+from textanchor.tables import CLAIM_VERDICTS
 
 KINDS = ("text", "visual")
-VERDICTS = ("holds", "does not hold", "undecided")
 
 
 def is_verdict(value: Any) -> str | None:
     """One of the three verdicts."""
-    return None if value in VERDICTS else f"one of {', '.join(VERDICTS)}"
+    return None if value in CLAIM_VERDICTS else f"one of {', '.join(CLAIM_VERDICTS)}"
 
 
 def is_pair(value: Any) -> str | None:

@@ -9,6 +9,7 @@ from textanchor.report.charts.markers import legend_marker
 from textanchor.report.readings import styles
 from textanchor.report.schema import Report, has_data
 from textanchor.report.templating import render_template
+from textanchor.tables import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +42,6 @@ def sections_of(checked: Report, pages: Sequence[Page]) -> tuple[list[Section], 
     shown = [page for page in pages if any(has_data(checked, path) for path in page.needs)]
     sections = [Section(page.id, page.title, page.lead, page.render(checked)) for page in shown]
     return sections, [page for page in pages if page not in shown]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Strings in rows; the first column names the row, the others are set as numbers."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    title: str = ""
-    note: str = ""
-    """One sentence that says how the table is read."""
 
 
 @dataclass(frozen=True, kw_only=True)

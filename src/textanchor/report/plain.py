@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from textanchor.report.page import Section, Table
+from textanchor.report.page import Section
 from textanchor.report.templating import render_document, render_template, style_sheet
+from textanchor.tables import Table
 
 
 def render_plain(title: str, byline: Sequence[str], sections: Sequence[Section], *, data_file: str) -> str:

@@ -8,15 +8,6 @@ from textanchor.report.schema import Report
 
 LABELS = {"before": "Before", "full": "Plain tuning", "app": "APP", "lora": "LoRA", "l2sp": "L2-SP"}
 MARKERS = {"before": "ring", "full": "square", "app": "disc"}
-PART_TITLES = {
-    "vision_tower": "vision tower",
-    "projector": "projector",
-    "language_model": "language model",
-    "embedding": "input embedding",
-    "head": "output head",
-    "other": "rest",
-}
-"""Parts of a model as pages and tables call them, in their order there."""
 OTHER_MARKERS = ("diamond", "triangle", "cross")
 
 

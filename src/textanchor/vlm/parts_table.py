@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from textanchor.tables import PART_TITLES, Table
 from textanchor.vlm.names import is_within, unwrapped
 
 if TYPE_CHECKING:
@@ -16,10 +17,10 @@ MAX_OTHER = 2
 def parts_table(parts: "VLMParts") -> str:
     """One row per path: part, base name, parameters (in millions from 1000 on), tensors, how it was found."""
     rows = [
-        _row("vision tower", parts.vision_tower, parts.parameters_of("vision_tower"), parts.found_by["vision_tower"]),
+        _row("vision_tower", parts.vision_tower, parts.parameters_of("vision_tower"), parts.found_by["vision_tower"]),
         *_projector_rows(parts),
         _row(
-            "language model",
+            "language_model",
             parts.language_model,
             parts.parameters_of("language_model"),
             parts.found_by["language_model"],
@@ -28,16 +29,16 @@ def parts_table(parts: "VLMParts") -> str:
     rows += [
         (f"  {part}", path, "", "", parts.found_by[key])
         for part, path, key in (
-            ("input embedding", parts.input_embedding, "input_embedding"),
-            ("output head" + (" (tied)" if _is_tied(parts) else ""), parts.output_head, "output_head"),
+            (PART_TITLES["embedding"], parts.input_embedding, "input_embedding"),
+            (PART_TITLES["head"] + (" (tied)" if _is_tied(parts) else ""), parts.output_head, "output_head"),
         )
         if path is not None
     ]
     if parts.other_tensors:
-        rows.append(_row("other", _shortened(parts.other_tensors), parts.parameters_of("other"), "the rest"))
+        rows.append(_row("other", _shortened(parts.other_tensors), parts.parameters_of("other"), "what no part holds"))
     wrapped = unwrapped(parts.model) is not parts.model
     title = type(unwrapped(parts.model)).__name__ + (" (wrapped by PEFT)" if wrapped else "")
-    return f"{title}\n{aligned([HEADER, *rows])}"
+    return f"{title}\n{Table(HEADER, rows).aligned()}"
 
 
 def _is_tied(parts: "VLMParts") -> bool:
@@ -52,7 +53,7 @@ def _projector_rows(parts: "VLMParts") -> list[tuple[str, ...]]:
         how += " (inside the tower's module)"
     return [
         _row(
-            "projector" if i == 0 else "",
+            "projector" if i == 0 else None,
             path,
             {name: tensor for name, tensor in tensors.items() if is_within(name, path)},
             how if i == 0 else "",
@@ -61,22 +62,12 @@ def _projector_rows(parts: "VLMParts") -> list[tuple[str, ...]]:
     ]
 
 
-def _row(part: str, path: str, tensors: dict[str, nn.Parameter], how: str) -> tuple[str, ...]:
+def _row(part: str | None, path: str, tensors: dict[str, nn.Parameter], how: str) -> tuple[str, ...]:
     count = sum(tensor.numel() for tensor in tensors.values())
-    return part, path, f"{count / 1e6:.3f} M" if count >= 1000 else str(count), str(len(tensors)), how
+    title = "" if part is None else PART_TITLES[part]
+    return title, path, f"{count / 1e6:.3f} M" if count >= 1000 else str(count), str(len(tensors)), how
 
 
 def _shortened(names: tuple[str, ...]) -> str:
     tops = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
     return ", ".join(tops[:MAX_OTHER]) + (", ..." if len(tops) > MAX_OTHER else "")
-
-
-def aligned(rows: list[tuple[str, ...]]) -> str:
-    """Rows of cells as columns of equal width; cells that begin with a digit are set to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-
-    def line(row: tuple[str, ...]) -> str:
-        cells = (cell.rjust(w) if cell[:1].isdigit() else cell.ljust(w) for cell, w in zip(row, widths, strict=True))
-        return "  ".join(cells).rstrip()
-
-    return "\n".join([line(rows[0]), "  ".join("-" * width for width in widths), *(line(row) for row in rows[1:])])

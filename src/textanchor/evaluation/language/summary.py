@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from textanchor.stats import Interval, bootstrap_interval, ratio_values, wilson_interval
+from textanchor.tables import Table
 
 Metrics = Mapping[str, Mapping[str, float]]
 """Metric -> item -> value."""
@@ -57,25 +58,20 @@ def _reading(summary: Mapping[str, Any]) -> str | None:
 
 def language_lines(language: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A table of the suites, and a sentence on those whose accuracy says nothing."""
-    columns = ("language", "items", "accuracy", "by characters", "chance", "reading")
-    lines = ["", f"{_columns(columns)}gold nats"]
+    header = ("language", "items", "accuracy", "by characters", "chance", "reading", "gold nats")
+    rows, others = [], []
     for name, suite in language.items():
-        chance = f"{suite['chance']:.3f}" if "chance" in suite else "-"
         accuracies = (_written(suite.get(key)) for key in ("accuracy", "accuracy_normalised"))
-        row = _columns((name, suite["num_items"], *accuracies, chance, suite.get("reading") or "-"))
-        lines.append(row + _written(suite.get("gold_nats")))
-        lines += [
-            f"  {key} {_written(suite[key])}" for key in suite if isinstance(suite[key], dict) and key not in TOLD
-        ]
+        chance = f"{suite['chance']:.3f}" if "chance" in suite else "-"
+        reading = suite.get("reading") or "-"
+        rows.append((name, str(suite["num_items"]), *accuracies, chance, reading, _written(suite.get("gold_nats"))))
+        extra = [key for key in suite if isinstance(suite[key], dict) and key not in TOLD]
+        others += [f"{name}, {key}: {_written(suite[key])}" for key in extra]
+    lines = ["", Table(header, rows).aligned(), *others]
     guessed = [name for name, suite in language.items() if suite.get("reading") in GUESSES]
     if guessed:
         lines.append(f"Not better than guessing: {', '.join(guessed)}; there, only gold nats can show a change.")
     return lines
-
-
-def _columns(cells: tuple[Any, ...]) -> str:
-    name, items, accuracy, normalised, chance, reading = cells
-    return f"{name:<14}{items:>6}  {accuracy:<22}{normalised:<22}{chance:>6}  {reading:<14}"
 
 
 def _written(interval: Mapping[str, float] | None) -> str:

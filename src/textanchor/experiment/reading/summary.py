@@ -1,6 +1,7 @@
-"""summary.json of a comparison: everything that its page shows, from its records alone."""
+"""summary.json and report.html of a comparison: everything that its page shows, from its records alone."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from textanchor.analysis.claims.c3 import LEAST_RUNS, explanation
@@ -8,10 +9,21 @@ from textanchor.errors import DataError
 from textanchor.experiment.reading.headroom import headroom
 from textanchor.experiment.reading.matched import LEVELS, Reference, by_arm, fronts, matched, reference_of
 from textanchor.experiment.reading.runs import INTERPOLATED, Curve, curves_of
+from textanchor.files import write_json, write_text
 from textanchor.records import RunRecord
+from textanchor.report.pages.compare import render_compare
 
+SUMMARY, PAGE = "summary.json", "report.html"
 GEOMETRY = ("function_drift_normalised", "coupling", "angle_mean", "text_angle_mean")
 """Measures of `GeometryRecorder` that may explain forgetting."""
+
+
+def write_summary(name: str, records: Sequence[RunRecord], folder: Path) -> dict[str, Any]:
+    """Write summary.json and report.html into the folder of a comparison; gives the summary."""
+    summary = summarise_runs(name, records)
+    write_json(folder / SUMMARY, summary)
+    write_text(folder / PAGE, render_compare(summary))
+    return summary
 
 
 def summarise_runs(name: str, records: Sequence[RunRecord]) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from textanchor.report.charts.axes import Axis
 from textanchor.report.charts.lines import Guide, Line, line_chart
 from textanchor.report.charts.markers import legend_marker
 from textanchor.report.numbers import EN_DASH, compact
-from textanchor.report.page import Figure, Table
+from textanchor.report.page import Figure
 from textanchor.report.readings import Style
 from textanchor.report.templating import render_template
+from textanchor.tables import Table
 
 TEXT = Style("text", "Text positions", "s-app", "disc")
 VISUAL = Style("visual", "Image positions", "s-full", "square")

@@ -3,9 +3,10 @@
 from markupsafe import Markup
 
 from textanchor.report.numbers import ABSENT, fixed, percent
-from textanchor.report.page import Page, Table
+from textanchor.report.page import Page
 from textanchor.report.schema import Report
 from textanchor.report.templating import render_template
+from textanchor.tables import Table
 
 MEANINGS = {
     "embedding": "nearest row of the input embedding",

@@ -6,10 +6,11 @@ from markupsafe import Markup
 
 from textanchor.report.charts.markers import legend_marker
 from textanchor.report.numbers import ABSENT, compact, duration, percent
-from textanchor.report.page import Page, Table, without_data
+from textanchor.report.page import Page, without_data
 from textanchor.report.readings import styles
 from textanchor.report.schema import Report
 from textanchor.report.templating import render_template
+from textanchor.tables import Table
 
 RELOAD_TOLERANCE = 1e-5
 NUM_WORST = 8

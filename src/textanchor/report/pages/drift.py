@@ -7,9 +7,10 @@ from markupsafe import Markup
 from textanchor.report.charts.axes import Axis
 from textanchor.report.charts.lines import Line, line_chart
 from textanchor.report.numbers import compact, percent
-from textanchor.report.page import Figure, Page, Table, render_figures, without_data
+from textanchor.report.page import Figure, Page, render_figures, without_data
 from textanchor.report.readings import styles
 from textanchor.report.schema import Report
+from textanchor.tables import PART_TITLES, Table
 
 KINDS = (("protected", "solid", "protected directions"), ("free", "dashed", "free directions"))
 
@@ -31,7 +32,7 @@ def render(report: Report) -> Markup:
 
 
 def _part(report: Report, part: str) -> Figure:
-    looks, name = styles(report), part.replace("_", " ")
+    looks, name = styles(report), PART_TITLES.get(part, part)
     lines, rows, ends = [], [], []
     for method, run in report["after"].items():
         entries = [(e["step"], e["parts"][part]) for e in run.get("drift", []) if part in e["parts"]]

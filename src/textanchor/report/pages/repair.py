@@ -8,9 +8,10 @@ from markupsafe import Markup
 from textanchor.report.charts.axes import Axis
 from textanchor.report.charts.lines import Line, line_chart
 from textanchor.report.numbers import ABSENT, compact, duration, fixed, percent
-from textanchor.report.page import Section, Table
+from textanchor.report.page import Section
 from textanchor.report.plain import render_plain, render_tables
 from textanchor.report.readings import Style
+from textanchor.tables import PART_TITLES, Table
 
 RepairJson = dict[str, Any]
 """Content of repair.json, as `RepairReport.to_dict` makes it."""
@@ -67,7 +68,7 @@ def _tensors(values: RepairJson) -> Section:
     rows = [
         [
             row["name"],
-            row["part"].replace("_", " "),
+            PART_TITLES[row["part"]],
             row["rule"] or ABSENT,
             compact(row["change"]),
             percent(row["change_left"] / row["change"]),

@@ -9,38 +9,31 @@ from textanchor.report.charts.axes import Axis, fit
 from textanchor.report.charts.lines import Guide, Line, line_chart
 from textanchor.report.charts.markers import legend_marker
 from textanchor.report.charts.strips import Lane, Reference, strip
-from textanchor.report.numbers import NATS, SHARE, Unit, Value
-from textanchor.report.page import Figure, Page, Table
+from textanchor.report.numbers import NATS, SHARE, Value
+from textanchor.report.page import Figure, Page
 from textanchor.report.readings import Style
 from textanchor.report.schema import Report
 from textanchor.report.templating import render_template
+from textanchor.tables import MEASURES, VERDICTS, Table, verdict
 
-MEASURES: dict[str, tuple[str, str, Unit]] = {
-    "accuracy": ("Accuracy", "percentage points of right answers lost", SHARE),
-    "gold_nats": ("Cross-entropy of the right answer", "nats per item more", NATS),
-    "text_nats": ("Cross-entropy of text", "nats per token more", NATS),
-    "chair_s": ("Captions that name what is not there", "percentage points of captions more", SHARE),
-    "cider_d": ("Captions, CIDEr-D", "of 10, lost", NATS),
-}
-"""Title, what forgetting is, and how values are written; of all, positive forgetting is worse."""
 THIS, OTHER = Style("this", "This run", "s-app", "disc"), Style("other", "The other method", "s-full", "square")
 KEPT = ("accuracy", "gold_nats", "language_accuracy", "language_gold_nats", "text_nats")
 KEPT_TITLES = {"language_accuracy": "Accuracy, language", "language_gold_nats": "Right answer in nats, language"}
-VERDICTS = {"worse": "▲", "better": "▼", "unclear": "≈", "equal": "="}
 
 
 def render_suites(report: Report) -> Markup:
     """One figure for each measure: a whisker for each suite around its forgetting, and the line of no change."""
     charts = []
-    for measure, (title, what, unit) in MEASURES.items():
+    for measure, known in MEASURES.items():
         having = {name: suite for name, suite in report["suites"].items() if measure in suite["measures"]}
         if having:
-            charts.append({"title": title, "note": what, **_rows(having, measure, unit)})
+            charts.append({"title": known.heading, "note": known.lost, **_rows(having, measure)})
     header = ["Suite", "Measure", "Before", "After", "Forgetting", "Interval", "Items"]
     return render_template("retention.html", charts=charts, table=Table(header, list(_numbers(report))))
 
 
-def _rows(suites: Mapping[str, Any], measure: str, unit: Unit) -> dict[str, Any]:
+def _rows(suites: Mapping[str, Any], measure: str) -> dict[str, Any]:
+    unit = SHARE if MEASURES[measure].is_share else NATS
     shown_as = 100 if unit is SHARE else 1  # shares in percentage points, as their changes are written
     lost = {name: suite["measures"][measure]["forgetting"] for name, suite in suites.items()}
     shown = {
@@ -66,19 +59,12 @@ def _rows(suites: Mapping[str, Any], measure: str, unit: Unit) -> dict[str, Any]
     return {"ticks": ticks, "rows": rows}
 
 
-def verdict(lost: Mapping[str, float]) -> str:
-    """A word on a forgetting that its interval supports."""
-    if lost["low"] > 0:
-        return "worse"
-    return "better" if lost["high"] < 0 else "unclear" if lost["low"] < lost["high"] else "equal"
-
-
 def _numbers(report: Report) -> Iterable[list[str]]:
     for name, suite in report["suites"].items():
         for measure, values in suite["measures"].items():
             lost = values["forgetting"]
             cells = [NATS.number(values["before"]), NATS.number(values["after"]), NATS.change(lost["estimate"])]
-            yield [name, MEASURES[measure][0], *cells, _interval(lost), str(suite["num_items"])]
+            yield [name, MEASURES[measure].heading, *cells, _interval(lost), str(suite["num_items"])]
 
 
 def _interval(value: Mapping[str, float]) -> str:
@@ -94,14 +80,15 @@ def render_sums(report: Report) -> Markup:
 def _sums(report: Report) -> Iterable[list[str]]:
     for kind, measures in report["transfer"].items():
         for measure, mean in measures.items():
-            what = f"{MEASURES[measure][0]}: mean change over {', '.join(mean['suites'])}"
+            what = f"{MEASURES[measure].heading}: mean change over {', '.join(mean['suites'])}"
             yield [f"Transfer, {kind} suites", NATS.change(mean["estimate"]), _interval(mean), what]
     if report["h_mean"] is not None:
         h = report["h_mean"]
         what = f"2UD/(U+D), kept accuracy U {SHARE.number(h['upstream'])}, tuned D {SHARE.number(h['downstream'])}"
         yield ["H-mean", SHARE.number(h["value"]), "", what]
     for measure, mean in (report["bwt"] or {}).items():
-        yield ["BWT", NATS.change(mean["estimate"]), _interval(mean), f"{MEASURES[measure][0]}, over the tuned tasks"]
+        what = f"{MEASURES[measure].heading}, over the tuned tasks"
+        yield ["BWT", NATS.change(mean["estimate"]), _interval(mean), what]
     for name, suite in report["suites"].items():
         parts = {"total": "read strictly", "real": "read leniently", "format": "strict minus lenient"}
         for part, what in parts.items() if suite["format_loss"] is not None else ():
@@ -116,7 +103,7 @@ def _sums(report: Report) -> Iterable[list[str]]:
 
 
 def _title(measure: str) -> str:
-    return KEPT_TITLES.get(measure) or MEASURES[measure][0]
+    return KEPT_TITLES.get(measure) or MEASURES[measure].heading
 
 
 def render_curve(report: Report) -> Markup:

@@ -8,10 +8,11 @@ from textanchor.report.charts.axes import Axis, Scale, fit
 from textanchor.report.charts.markers import legend_marker
 from textanchor.report.charts.strips import Lane, Reference, strip
 from textanchor.report.numbers import ABSENT, NATS, SHARE, Unit, Value
-from textanchor.report.page import Page, Table
+from textanchor.report.page import Page
 from textanchor.report.readings import change, paired_change, score_sets, styles, task_value
 from textanchor.report.schema import Report
 from textanchor.report.templating import render_template
+from textanchor.tables import Table
 
 METRICS = (
     ("accuracy", "Accuracy", SHARE, Axis(label="", kind="share", bounds=(0.0, 1.0)), "right is better"),
