@@ -9,7 +9,7 @@ import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from textanchor.diffs.checkpoint import Checkpoint, Problem
 from textanchor.diffs.folders import ADAPTER_CONFIG, open_adapter_weights
+from textanchor.diffs.loading import ZERO3
 from textanchor.diffs.structure import Structure
 from textanchor.errors import ModelError
 from textanchor.files import read_json
@@ -34,8 +35,11 @@ CHOICES_OF_MODULES = (
     "layers_to_transform",
     "layers_pattern",
     "trainable_token_indices",
+    "ensure_weight_tying",
+    "modules_to_tie",
+    "target_modules_to_tie",
 )
-"""Settings that choose modules, which is done once one is named."""
+"""Settings that choose modules, which is done once one is named; False and None choose none."""
 CHANGE_THE_BASE = ("pissa", "olora", "loftq")
 """Starts of LoRA that take something from the base's weights first."""
 ROUNDINGS_OF_OTHERS = 4
@@ -70,6 +74,8 @@ class Adapter:
     """Tensor that the file replaces (modules_to_save, biases) -> its name in the file."""
     unmatched: tuple[str, ...]
     """Names in the file that PEFT loads into nothing."""
+    tied: frozenset[str]
+    """Tensors that PEFT changes along with those to which the base ties them."""
     unknown_settings: tuple[str, ...]
     """Settings of adapter_config.json that the installed PEFT does not know and leaves out."""
 
@@ -100,16 +106,30 @@ def read_adapter(folder: Path, structure: Structure) -> Adapter:
     settings: Mapping[str, Any] = read_json(folder / ADAPTER_CONFIG)
     config = _config(folder, settings)
     _require_comparable(folder, config)
-    weights = open_adapter_weights(folder)
+    weights = _without_gaps(open_adapter_weights(folder))
     fields = {field.name for field in dataclasses.fields(config)}
     unknown = tuple(key for key, value in settings.items() if value and key not in fields)
     if weights.problems:  # PEFT loads nothing from a file that is cut off
-        return Adapter(folder, config, weights, {}, {}, (), unknown)
+        return Adapter(folder, config, weights, {}, {}, (), frozenset(), unknown)
     with asking_peft(folder, "apply it to this base", "give the base that it was trained on"):
         model = _peft_model(structure, config)
         placed = _placed(folder, model, weights)
         modules, whole, unmatched = _sorted(folder, model, placed, weights)
-    return Adapter(folder, config, weights, modules, whole, unmatched, unknown)
+        tied = frozenset(joined(path, "weight") for path, layer in peft_layers(model).items() if _is_tied(layer))
+    return Adapter(folder, config, weights, modules, whole, unmatched, tied, unknown)
+
+
+def _without_gaps(weights: Checkpoint) -> Checkpoint:
+    """The same, with a problem where the file holds no tensors, or tensors without entries."""
+    empty = [name for name, stored in weights.tensors.items() if 0 in stored.shape]
+    if weights.problems or (weights.tensors and not empty):
+        return weights
+    if empty:
+        first = weights.tensors[empty[0]].shape
+        what = f"holds {len(empty)} of {len(weights.tensors)} tensors empty, of shape {first} ({empty[0]}), {ZERO3}"
+    else:
+        what = f"holds no tensors, {ZERO3}"
+    return replace(weights, problems=(Problem(weights.files[0], what),))
 
 
 @contextmanager
@@ -214,6 +234,13 @@ def _sorted(
         if any(prefix + key not in own_names for key in inside):
             modules[path] = AdaptedModule(plain[path], _for_module(model.peft_config["default"], path, layer), inside)
     return modules, whole, tuple(name for key, name in placed.items() if key not in shapes)
+
+
+def _is_tied(layer: nn.Module) -> bool:
+    """Whether PEFT computes a layer with the rows that it trains of another one."""
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
+
+    return isinstance(layer, TrainableTokensLayer) and layer.tied_adapter is not None
 
 
 def _for_module(config: Any, path: str, layer: nn.Module) -> Any:

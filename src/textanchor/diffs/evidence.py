@@ -87,8 +87,10 @@ class Evidence:
         return next((stray.where for stray in self.strays if stray.may_hold(part)), "")
 
     def missing(self, part: str | None = None) -> list[str]:
-        """Names of the tensors that are not in the tuned checkpoint, of one part or of all."""
-        return [row.name for row in self.rows if row.status == "missing" and part in (None, row.part)]
+        """Names of the tensors that loading would fill with random numbers, of one part or of all."""
+        gone = frozenset(self.matching.without_place)
+        rows = [row for row in self.rows if row.status == "missing" and row.name not in gone]
+        return [row.name for row in rows if part in (None, row.part)]
 
 
 def whole_ratio(evidence: Evidence) -> int | None:

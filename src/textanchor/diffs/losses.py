@@ -3,6 +3,7 @@
 from statistics import median
 
 from textanchor.diffs.evidence import Evidence, and_more, dtype_name, merged_dtype, tensors_are, whole_ratio
+from textanchor.diffs.loading import ZERO3
 
 
 def not_loadable(evidence: Evidence) -> str | None:
@@ -112,17 +113,37 @@ def missing_tensors(evidence: Evidence) -> str | None:
     return f"{tensors_are(len(missing))} missing ({missing[0]}): loading would fill them with random numbers"
 
 
+def empty_tensors(evidence: Evidence) -> str | None:
+    """Weights hold nothing, which Transformers was not asked about."""
+    rows = [row for row in evidence.rows if row.status == "shape" and row.is_empty]
+    if not rows or evidence.refusal:
+        return None
+    return f"{tensors_are(len(rows))} empty, of shape {rows[0].shape} ({rows[0].name}), {ZERO3}"
+
+
+def other_model(evidence: Evidence) -> str | None:
+    """The tuned folder's configuration is of a model with fewer tensors."""
+    names = evidence.matching.without_place
+    if not names:
+        return None
+    return (
+        f"{tensors_are(len(names))} missing for which the tuned folder's config.json has no place ({names[0]}): this "
+        "is another model"
+    )
+
+
 def other_shapes(evidence: Evidence) -> str | None:
     """Tensors have another shape, other than by a resized vocabulary."""
     rows = [row for row in evidence.rows if row.status == "shape" and row.part not in ("embedding", "head")]
-    if not rows:
+    rows = [row for row in rows if not row.is_empty]
+    if not rows or evidence.refusal:
         return None
     return f"{tensors_are(len(rows))} of another shape than in the base ({rows[0].name}): this is another model"
 
 
 def head_untied(evidence: Evidence) -> str | None:
     """Head and embedding were one and have come apart, which the configuration does not say."""
-    if not (evidence.is_head_untied and evidence.is_tied_by_config):
+    if not (evidence.is_head_untied and evidence.is_tied_by_config) or evidence.num_adapter_tensors:
         return None
     return (
         "the output head is no longer tied to the input embedding: their values differ, and whatever ties them as "

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from textanchor.diffs.checkpoint import Checkpoint
@@ -65,7 +65,9 @@ class Matching:
     pairs: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Name -> (name in the base, name in the tuned checkpoint)."""
     missing: tuple[str, ...] = ()
-    """Tensors of the base that the tuned checkpoint does not fill, tied ones aside."""
+    """Tensors that the tuned model should have and its checkpoint does not fill, tied ones aside."""
+    without_place: tuple[str, ...] = ()
+    """Tensors of the base for which the tuned folder's configuration has no place."""
     added: tuple[str, ...] = ()
     """Tensors that the tuned checkpoint has and the base has not."""
     misnamed: dict[str, str] = field(default_factory=dict)
@@ -86,8 +88,17 @@ def match(
     tuned: NamedTensors,
     tuned_checkpoint: Checkpoint,
     structure: Structure,
+    *,
+    tuned_structure: Structure | None = None,
+    not_loaded: Sequence[str] | None = None,
 ) -> Matching:
-    """Match two checkpoints: by the model's own names, and what is left of the projector by shapes in their order."""
+    """Match two checkpoints: by the model's own names, and what is left of the projector by shapes in their order.
+
+    `tuned_structure`: that of the tuned folder, where it is another. `not_loaded`: what Transformers finds missing in
+    it; where it was not asked, what the base has and the tuned checkpoint has not.
+    """
+    known = (tuned_structure or structure).shapes
+    without_place = tuple(n for n in structure.shapes if n not in known and n in base.covered) if known else ()
     pairs = {
         name: (base.stored_names[name], tuned.stored_names[name])
         for name in base.stored_names
@@ -97,12 +108,13 @@ def match(
         first != second and not base.places[name].is_wrapped and not tuned.places[name].is_wrapped
         for name, (first, second) in pairs.items()
     )
-    for name, source in structure.tied.items():  # a head that only one of both saved beside its embedding
+    tied = structure.tied if tuned_structure is None else {**tuned_structure.tied, **structure.tied}
+    for name, source in tied.items():  # a head that only one of both saved beside its embedding
         first, second = (names.stored_names.get(name, names.stored_names.get(source)) for names in (base, tuned))
         is_saved = name in base.stored_names or name in tuned.stored_names
         if name not in pairs and is_saved and first is not None and second is not None:
             pairs[name] = (first, second)
-    missing = _missing(base, tuned, structure)
+    missing = _missing(base, tuned, structure) if not_loaded is None else tuple(not_loaded)
     loose = {
         name: base_checkpoint.tensors[base.stored_names[name]]
         for name in missing
@@ -112,12 +124,20 @@ def match(
     misnamed = _by_shape(loose, unexpected)
     pairs |= {name: (base.stored_names[name], file_name) for name, file_name in misnamed.items()}
     added = tuple(name for name in tuned.stored_names if name not in pairs)
-    unmatched = tuple(name for name in base.stored_names if name not in pairs and name not in missing)
+    left = {*missing, *without_place}
+    unmatched = tuple(name for name in base.stored_names if name not in pairs and not _leads_to(base, name, left))
     kept = {structure.place(name).name for name in tuned.unexpected}
     not_built, dropped = [], []
     for name in base.unexpected:
         (not_built if structure.place(name).name in kept else dropped).append(name)
-    return Matching(pairs, missing, added, misnamed, renamed, tuple(not_built), tuple(dropped), unmatched)
+    return Matching(
+        pairs, missing, without_place, added, misnamed, renamed, tuple(not_built), tuple(dropped), unmatched
+    )
+
+
+def _leads_to(names: NamedTensors, name: str, targets: Collection[str]) -> bool:
+    """Whether a stored tensor is one of the model's `targets`, or is made into one at loading."""
+    return name in targets or names.places[name].loaded_as in targets
 
 
 def _missing(base: NamedTensors, tuned: NamedTensors, structure: Structure) -> tuple[str, ...]:

@@ -14,16 +14,20 @@ from textanchor.diffs.adapters import read_adapter
 from textanchor.diffs.checkpoint import Checkpoint, checkpoint_of_tensors
 from textanchor.diffs.compare import Source, compare
 from textanchor.diffs.folders import ADAPTER_CONFIG, is_adapter_folder, open_files
+from textanchor.diffs.loading import LoadReport, load_report
 from textanchor.diffs.matching import Matching, NamedTensors, match, named_tensors
 from textanchor.diffs.merges import ExpectedUpdate
 from textanchor.diffs.storage import dequantised
 from textanchor.diffs.structure import ALL_LOOKED_FOR, PartNames, Structure
 from textanchor.errors import ConfigError, DataError, ModelError
+from textanchor.files import read_json
 from textanchor.vlm.loading import EMBEDDED, HUB_ID, hub_folder, load_vlm
 from textanchor.vlm.weight_files import listed
 
 Given = str | Path | Mapping[str, Tensor] | nn.Module
 """A folder, a file, a hub id, "embedded", a state dict, or a model."""
+OF_THE_FILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "quantization_config")
+"""Entries of config.json that say how its weights were stored, and by whom."""
 
 
 class Pair:
@@ -42,24 +46,80 @@ class Pair:
         tuned_files = None if self.is_adapter else _opened(tuned, "tuned checkpoint")
         self.structure = _structure(base, tuned, self.base, tuned_files, names)
         self.base_names = named_tensors(self.base.tensors, self.structure)
+        self._base_report = self._require_loadable_base()
         self.merged_adapter: AdaptedCheckpoint | None = None
         self.unchecked_adapter = ""
         if isinstance(tuned, Path) and self.is_adapter:
             self._take_adapter(tuned, adapter)
         else:
             assert tuned_files is not None
-            self.tuned, self.label = tuned_files, tuned_files.label
-            self.problems = (*tuned_files.problems, *tuned_files.not_held)
-            self.loaded, self.strays = f"from_pretrained reads {listed(tuned_files.files)}", tuned_files.strays
-            self.refusal = tuned_files.refusal or self._lacks_config(tuned)
-            in_memory = bool(tuned_files.memory)
-            self.tuned_names = named_tensors(tuned_files.tensors, self.structure, any_wrapper=in_memory)
-            self.matching = match(self.base_names, self.base, self.tuned_names, tuned_files, self.structure)
-            if in_memory or self.base.memory:  # names in memory are not those of a version
-                self.matching = replace(self.matching, renamed=0)
+            self._take_files(tuned, tuned_files)
             self._find_adapter(tuned_files.folder, adapter)
         self.is_tied_by_config = self._is_tied_by_config()
         _require_one_model(self)
+
+    def _require_loadable_base(self) -> LoadReport | None:
+        """How the base's files load; ModelError where that leaves tensors without their values."""
+        if self.base.folder is None or self.structure.model is None:
+            return None
+        report = load_report(self.structure, self.base.tensors)
+        if report.refusal:
+            raise ModelError(f"{self.base.label}: from_pretrained cannot load the base: {report.refusal}")
+        if report.missing:
+            raise ModelError(
+                f"{self.base.label}: the base is incomplete: {report.missing[0]} is missing ({len(report.missing)} "
+                "tensors in all), which from_pretrained would fill with random numbers; copy it again, or give the "
+                "folder that the model was loaded from before it was tuned"
+            )
+        return report
+
+    def _take_files(self, tuned: Any, files: Checkpoint) -> None:
+        self.tuned, self.label = files, files.label
+        self.problems = (*files.problems, *files.not_held)
+        self.loaded, self.strays = f"from_pretrained reads {listed(files.files)}", files.strays
+        self.refusal = files.refusal or self._lacks_config(tuned)
+        self.tuned_structure = self._structure_of(files)
+        in_memory = bool(files.memory)
+        self.tuned_names = named_tensors(files.tensors, self.tuned_structure, any_wrapper=in_memory)
+        report = self._report_on(files)
+        if report is not None and not self.problems:
+            self.refusal = self.refusal or report.refusal
+        self.matching = match(
+            self.base_names,
+            self.base,
+            self.tuned_names,
+            files,
+            self.structure,
+            tuned_structure=self.tuned_structure,
+            not_loaded=None if report is None else report.missing,
+        )
+        if in_memory or self.base.memory:  # names in memory are not those of a version
+            self.matching = replace(self.matching, renamed=0)
+
+    def _structure_of(self, tuned: Checkpoint) -> Structure:
+        """Of the tuned folder, by its own config.json; the base's where that says the same, or cannot be used."""
+        if tuned.folder is None or self.structure.model is None or self._is_described_alike(tuned.folder):
+            return self.structure
+        try:
+            return Structure.of_names(tuned.folder)
+        except ModelError as error:
+            self.refusal = self.refusal or str(error)
+            return self.structure
+
+    def _is_described_alike(self, folder: Path) -> bool:
+        if self.base.folder is None:
+            return False
+        first, second = (without_provenance(read_json(path / CONFIG_NAME)) for path in (self.base.folder, folder))
+        return first == second
+
+    def _report_on(self, tuned: Checkpoint) -> LoadReport | None:
+        """How the tuned files load; of a state dict, which is none, nobody was asked."""
+        if tuned.folder is None or self.tuned_structure.model is None or self.refusal:
+            return None
+        shapes = [{name: t.shape for name, t in files.tensors.items()} for files in (self.base, tuned)]
+        if self.tuned_structure is self.structure and shapes[0] == shapes[1]:
+            return self._base_report
+        return load_report(self.tuned_structure, tuned.tensors)
 
     def _take_adapter(self, folder: Path, adapter: str | Path | None) -> None:
         if adapter is not None:
@@ -70,7 +130,7 @@ class Pair:
         self.loaded, self.strays = f"PEFT reads {listed(found.weights.files)}", found.weights.strays
         known = self.tuned.base_names
         unknown = tuple(file_name for name, file_name in found.whole.items() if name not in known)
-        self.tuned_names = NamedTensors({}, {}, (), unknown)
+        self.tuned_names, self.tuned_structure = NamedTensors({}, {}, (), unknown), self.structure
         self.matching = Matching({name: (known[name], name) for name in self.tuned.tensors if name in known})
 
     def _lacks_config(self, tuned: Any) -> str:
@@ -83,12 +143,26 @@ class Pair:
     def _find_adapter(self, folder: Path | None, adapter: str | Path | None) -> None:
         """The adapter that the user names, or one that lies beside the weights."""
         if adapter is not None:
-            self.merged_adapter = self._adapted(Path(adapter))
+            self.merged_adapter = self._whole_adapter(Path(adapter))
         elif folder is not None and (folder / ADAPTER_CONFIG).is_file():
             try:
-                self.merged_adapter = self._adapted(folder)
+                self.merged_adapter = self._whole_adapter(folder)
             except (ModelError, DataError) as error:
                 self.unchecked_adapter = str(error)
+
+    def _whole_adapter(self, folder: Path) -> AdaptedCheckpoint:
+        """An adapter of which all is applied; ModelError where that is not so, as what was merged is then not known."""
+        adapted = self._adapted(folder)
+        found = adapted.adapter
+        if found.problems:
+            raise ModelError(f"{folder}: incomplete: {found.problems[0]}")
+        if found.unmatched:
+            raise ModelError(
+                f"{folder}: PEFT finds no place in this base for {len(found.unmatched)} of the adapter's "
+                f"{len(found.weights.tensors)} tensors ({found.unmatched[0]}); give the adapter that was merged, and "
+                "the base that it was trained on"
+            )
+        return adapted
 
     def _adapted(self, folder: Path) -> AdaptedCheckpoint:
         names = dict(self.base_names.stored_names)
@@ -105,19 +179,21 @@ class Pair:
         return ExpectedUpdate(partial(merged.update_rows, name), merged.adapter.roundings)
 
     def _is_tied_by_config(self) -> bool:
-        folder = self.tuned.folder if isinstance(self.tuned, Checkpoint) else None
-        tied = self.structure if folder is None else Structure.of_folder(folder)
-        head = self._head()
-        return head is not None and head in tied.tied
+        return self._head() in self.tuned_structure.tied
 
     def _head(self) -> str | None:
         return next((name for name in self.structure.tied if self.structure.group_of(name) == "head"), None)
 
     def is_head_untied(self) -> bool:
-        """Whether head and embedding are one in the base, and both are in the tuned checkpoint with other values."""
+        """Whether head and embedding are one in the base, and come apart in the tuned checkpoint."""
         head = self._head()
-        names = self.tuned_names.stored_names
-        source = None if head is None else self.structure.tied[head]
+        if head is None:
+            return False
+        source, names = self.structure.tied[head], self.tuned_names.stored_names
+        if isinstance(self.tuned, AdaptedCheckpoint):
+            names = {name: name for name in self.tuned.tensors}
+            if (head in names) != (source in names):
+                return head not in self.tuned.adapter.tied
         if head not in names or source not in names:
             return False
         first, second = (Source(self.tuned, names[name]) for name in (source, head))
@@ -158,6 +234,13 @@ def _opened(given: Path | Mapping[str, Tensor] | nn.Module, label: str) -> Check
     if isinstance(given, nn.Module):
         return dequantised(checkpoint_of_tensors(given.state_dict(), type(given).__name__))
     return dequantised(checkpoint_of_tensors(given, f"{label} (state dict)"))
+
+
+def without_provenance(config: Any) -> Any:
+    """What a config.json says of the model, without what it says of the file."""
+    if not isinstance(config, dict):
+        return config
+    return {key: without_provenance(value) for key, value in config.items() if key not in OF_THE_FILE}
 
 
 def _structure(

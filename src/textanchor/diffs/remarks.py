@@ -84,6 +84,16 @@ def head_untied_by_config(evidence: Evidence) -> str | None:
     return "the output head, tied to the input embedding in the base, has values of its own"
 
 
+def head_untied_by_adapter(evidence: Evidence) -> str | None:
+    """An adapter changes one of two tensors that the base ties, or each in its own way."""
+    if not (evidence.is_head_untied and evidence.num_adapter_tensors):
+        return None
+    return (
+        "the adapter takes the output head and the input embedding apart, which the base ties: PEFT applies it so, but "
+        "merging it changes both, or leaves two that config.json calls one; keep it apart, or untie the base first"
+    )
+
+
 def other_layout(evidence: Evidence) -> str | None:
     """Tensors are stored fused on one side and apart on the other, which Transformers converts as it loads."""
     names = evidence.matching.unmatched
@@ -95,6 +105,7 @@ def other_layout(evidence: Evidence) -> str | None:
 def vocabulary_resized(evidence: Evidence) -> str | None:
     """The embedding has another number of rows."""
     rows = [row for row in evidence.rows if row.status == "shape" and row.part in ("embedding", "head")]
+    rows = [row for row in rows if not row.is_empty]
     return f"the vocabulary was resized, so {rows[0].name} was not compared" if rows else None
 
 

@@ -44,6 +44,11 @@ class TensorRow:
         return self.status in ("changed", "shape")
 
     @property
+    def is_empty(self) -> bool:
+        """Whether the tensor holds no entry at all."""
+        return 0 in self.shape
+
+    @property
     def is_low_rank(self) -> bool:
         """Whether the update has far lower rank than the matrix could have, as that of LoRA."""
         full = min(self.shape[0], _product(self.shape[1:])) if len(self.shape) > 1 else 0

@@ -109,7 +109,7 @@ class _Comparison:
         pair, matching = self.pair, self.pair.matching
         names = list(dict.fromkeys([*pair.base_names.stored_names, *matching.pairs]))
         total = sum(self._num_bytes(name) for name in names)
-        rows, done, missing = [], 0, set(matching.missing)
+        rows, done, missing = [], 0, {*matching.missing, *matching.without_place}
         for name in sorted(names, key=self._place):
             if name in matching.pairs:
                 rows.append(self._compared(name, *matching.pairs[name]))
@@ -119,7 +119,8 @@ class _Comparison:
             elif name in missing or pair.is_adapter or pair.structure.model is None:
                 rows.append(self._only_in_base(name))
         rows += [self._added(name) for name in matching.added]
-        order = {name: i for i, name in enumerate(pair.structure.shapes)}
+        rows += [self._asked_for(name) for name in matching.missing if name not in pair.base_names.stored_names]
+        order = {name: i for i, name in enumerate(pair.structure.shapes | pair.tuned_structure.shapes)}
         return sorted(rows, key=lambda row: order.get(row.name, len(order)))
 
     def _num_bytes(self, name: str) -> int:
@@ -179,6 +180,11 @@ class _Comparison:
             shape=base.stored.shape,
             base_dtype=_dtype_name(base),
         )
+
+    def _asked_for(self, name: str) -> TensorRow:
+        """The row of a tensor that the tuned configuration asks for, and neither checkpoint stores as it is."""
+        shape = self.pair.tuned_structure.shapes[name]
+        return TensorRow(name=name, part=self.pair.structure.group_of(name), status="missing", shape=shape)
 
     def _added(self, name: str) -> TensorRow:
         tuned = Source(self.pair.tuned, self.pair.tuned_names.stored_names[name])

@@ -21,12 +21,10 @@ from textanchor.holds.legal import writes_text
 from textanchor.tables import PART_TITLES
 from textanchor.vlm.families import FAMILIES
 from textanchor.vlm.loading import described_model
-from textanchor.vlm.names import is_within
+from textanchor.vlm.names import is_within, without_wrappers
 from textanchor.vlm.parts import VLMParts, find_outer_parts, find_parts
 
 GROUPS = tuple(PART_TITLES)
-WRAPPERS = ("base_model.model.", "module.", "_orig_mod.")
-INNER_WRAPPERS = (".base_layer.", ".modules_to_save.default.")
 NEVER_LOADED = re.compile(r"rotary_emb\.inv_freq$|position_ids$|num_batches_tracked$")
 """Buffers that old versions saved and no version needs."""
 
@@ -82,13 +80,21 @@ class Structure:
     _converters: list[Any] = field(default_factory=list, repr=False)
 
     @classmethod
+    def of_names(cls, folder: Path) -> "Structure":
+        """The model's own tensors, by config.json of a folder; no parts are looked for. ModelError as `of_folder`."""
+        return cls._of(described_model(folder), None, "")
+
+    @classmethod
     def of_model(cls, model: Any, names: PartNames = ALL_LOOKED_FOR) -> "Structure":
         """Structure of a Transformers vision-language model; ModelError where a part that is named is none of it.
 
         A family whose parts are not plain to see still has names and shapes: `not_found` says what is missing.
         """
+        return cls._of(model, *_found_parts(model, names))
+
+    @classmethod
+    def _of(cls, model: Any, parts: VLMParts | None, not_found: str) -> "Structure":
         transforms = get_model_conversion_mapping(model)
-        parts, not_found = _found_parts(model, names)
         return cls(
             model=model,
             parts=parts,
@@ -134,7 +140,11 @@ class Structure:
         return tuple(name for name in names if name in self.shapes and name != loaded)
 
     def _renamed(self, name: str, renamings: list[Any], converters: list[Any]) -> tuple[str, str | None]:
-        return rename_source_key(name, renamings, converters, self.model.base_model_prefix, self.shapes)
+        prefix = self.model.base_model_prefix
+        renamed, source = rename_source_key(name, renamings, converters, prefix, self.shapes)
+        if renamed not in self.shapes and name in self.shapes:  # as at loading: the model's own names stay
+            return rename_source_key(name, [], [], prefix, self.shapes)
+        return renamed, source
 
     def group_of_stored(self, stored_name: str) -> str:
         """One of GROUPS, for a name in any file: by the words in it where Transformers does not know it."""
@@ -186,15 +196,6 @@ def _found_parts(model: Any, names: PartNames) -> tuple[VLMParts | None, str]:
         return find_outer_parts(model), reason
     except ModelError:
         return None, reason
-
-
-def without_wrappers(name: str) -> str:
-    """A name without what PEFT, DDP and torch.compile put into it."""
-    while name.startswith(WRAPPERS):
-        name = next(name.removeprefix(wrapper) for wrapper in WRAPPERS if name.startswith(wrapper))
-    for wrapper in INNER_WRAPPERS:
-        name = name.replace(wrapper, ".")
-    return name
 
 
 def _group_by_words(name: str) -> str:

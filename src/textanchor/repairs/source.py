@@ -21,6 +21,12 @@ from textanchor.vlm.loading import load_model, load_vlm
 IN_MEMORY = "load each with from_pretrained, write it with save_pretrained(..., save_original_format=False), give those"
 """The way to a file in the layout that Transformers has in memory; without the option it writes the older one again."""
 
+UNTIE = (
+    "repair a base that is untied too: load it with from_pretrained, set tie_word_embeddings to False in model.config "
+    "and its text_config, give the head a copy of its weights as a new torch.nn.Parameter, and write it with "
+    "save_pretrained"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Models:
@@ -78,10 +84,11 @@ def open_pair(base: str | Path, tuned: str | Path, names: PartNames = ALL_LOOKED
             f"{pair.label}: {pair.matching.unmatched[0]} of the base is stored in another layout here "
             f"({len(pair.matching.unmatched)} tensors in all), so it could not be repaired; of both models, {IN_MEMORY}"
         )
+    _refuse_other_model(pair)
     if pair.is_head_untied():
         raise ModelError(
             f"{pair.label}: its output head has come apart from the input embedding, to which the base ties it, so the "
-            "base has no values of its own to go back to; tie them again, or repair a base that is untied too"
+            f"base has no values of its own to go back to; {'' if pair.is_adapter else 'tie them again, or '}{UNTIE}"
         )
     for name, (base_name, tuned_name) in pair.matching.pairs.items():
         first, second = Source(pair.base, base_name).stored.shape, Source(pair.tuned, tuned_name).stored.shape
@@ -91,6 +98,22 @@ def open_pair(base: str | Path, tuned: str | Path, names: PartNames = ALL_LOOKED
                 "vocabulary: model.resize_token_embeddings, then save_pretrained)"
             )
     return pair
+
+
+def _refuse_other_model(pair: Pair) -> None:
+    """Raise ModelError where the tuned folder's configuration is of a model with other tensors than the base's."""
+    odd = [*pair.matching.without_place, *pair.matching.added]
+    if odd:
+        raise ModelError(
+            f"{pair.label}: {odd[0]} is in one of both models only ({len(odd)} tensors in all), so the base is none "
+            "that this model was tuned from; give that one"
+        )
+    tied = next((name for name in pair.tuned_structure.tied if name not in pair.structure.tied), None)
+    if tied is not None:
+        raise ModelError(
+            f"{pair.label}: its config.json ties {tied} to {pair.tuned_structure.tied[tied]}, and the base's does not; "
+            "set tie_word_embeddings as the base has it, and save the model again"
+        )
 
 
 def load_models(pair: Pair, base: str | Path, *, needs_processor: bool) -> Models:

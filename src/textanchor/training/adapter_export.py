@@ -19,12 +19,10 @@ from textanchor.training.export import ReloadCheck, largest, logits_of
 from textanchor.training.session import Session
 from textanchor.training.trainable import trained_parameters
 from textanchor.training.updates import ADAPTER
-from textanchor.vlm.names import base_parameters, is_within, peft_layers, plain_parameters
+from textanchor.vlm.names import PEFT_MODEL, base_parameters, is_within, peft_layers, plain_parameters
 from textanchor.vlm.parts import VLMParts
 
 WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."
-"""PEFT puts this before the names of the plain model."""
 
 
 def saved_modules(parts: VLMParts, full: Mapping[str, Tensor]) -> list[str]:
@@ -62,7 +60,7 @@ def save_adapter_checked(
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     for path in whole:
         state = session.parts.module(path).state_dict()
-        tensors |= {f"{PREFIX}{path}.{name}": tensor for name, tensor in state.items()}
+        tensors |= {f"{PEFT_MODEL}{path}.{name}": tensor for name, tensor in state.items()}
     with writing(folder, num_bytes=sum(tensor.nbytes for tensor in tensors.values())):
         packed = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
         save_file(packed, folder / WEIGHTS, {"format": "pt"})

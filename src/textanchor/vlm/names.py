@@ -5,9 +5,30 @@ copies of what `modules_to_save` names. All of textanchor speaks in *base names*
 base name means the module that is computed and trained now. So what is saved before wrapping is valid after it.
 """
 
+import re
 from collections.abc import Callable, Iterable
 
 from torch import nn
+
+PEFT_MODEL = "base_model.model."
+OUTER_WRAPPERS = {
+    PEFT_MODEL: "PEFT",
+    "module.": "DistributedDataParallel, DataParallel, DeepSpeed, AveragedModel",
+    "_forward_module.": "Lightning Fabric",
+}
+"""What is put before all names of a model, and by whom; inside of names these may be the model's own."""
+INNER_WRAPPERS = {
+    "_orig_mod.": "torch.compile",
+    "_fsdp_wrapped_module.": "FullyShardedDataParallel",
+    "_fpw_module.": "FullyShardedDataParallel before torch 2",
+    "_checkpoint_wrapped_module.": "torch's and FSDP's activation checkpointing",
+    "base_layer.": "PEFT, of a layer that it adapts",
+    "modules_to_save.*.": "PEFT, of the trained copy of a module; the adapter's name stands in the middle",
+    "token_adapter.": "PEFT, of an embedding of which some rows are trained",
+}
+"""What is put before the name of any module, and by whom."""
+_OUTER = re.compile("^(" + "|".join(map(re.escape, OUTER_WRAPPERS)) + ")")
+_INNER = re.compile(r"(?:(?<=\.)|^)(" + "|".join(map(re.escape, INNER_WRAPPERS)).replace(r"\*", r"\w+") + ")")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -69,6 +90,14 @@ def is_within(name: str, paths: str | Iterable[str]) -> bool:
     """Whether `name` is one of the paths or lies below one; the empty path is the whole model."""
     paths = (paths,) if isinstance(paths, str) else paths
     return any(path in ("", name) or name.startswith(f"{path}.") for path in paths)
+
+
+def without_wrappers(name: str) -> str:
+    """The plain model's name of a tensor, without what OUTER_WRAPPERS and INNER_WRAPPERS put into it."""
+    before = ""
+    while name != before:
+        before, name = name, _OUTER.sub("", _INNER.sub("", name))
+    return name
 
 
 def _wrapped(module: nn.Module) -> nn.Module | None:
