@@ -19,9 +19,8 @@ from textanchor.experiment.reading.summary import summarise_runs
 from textanchor.files import write_text
 from textanchor.outputs import finished
 from textanchor.records import RunRecord
-from textanchor.report.page import Section
-from textanchor.report.pages.compare import compare_sections, compare_tables
-from textanchor.report.plain import render_plain
+from textanchor.report.compare import compare_sections, compare_tables
+from textanchor.report.document import Section, render_plain
 from textanchor.tables import Table, markdown_tables
 
 PAGE, TABLES = "evidence.html", "tables.md"

@@ -22,10 +22,10 @@ from textanchor.config import from_dict
 from textanchor.experiment.reading.summary import summarise_runs
 from textanchor.files import read_json
 from textanchor.report import render_report
-from textanchor.report.geometry import render_geometry
-from textanchor.report.pages.compare import render_compare
-from textanchor.report.pages.diff import render_diff
-from textanchor.report.pages.repair import render_repair
+from textanchor.report.compare import render_compare
+from textanchor.report.diff import render_diff
+from textanchor.report.documents import GEOMETRY
+from textanchor.report.repair import render_repair
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -82,7 +82,7 @@ def pages(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     }
     writers: dict[str, Callable[[Any], str]] = {
         "report": render_report,
-        "geometry": render_geometry,
+        "geometry": GEOMETRY.render,
         "diff": render_diff,
         "repair": lambda values: render_repair(values, mended.part_rows()),
         "compare": render_compare,

@@ -16,7 +16,7 @@ import textanchor as ta
 from helpers.html_reading import read_html
 from helpers.tiny_models import tiny_vlm
 from textanchor.cli import main
-from textanchor.report.pages.diff import render_diff
+from textanchor.report.diff import render_diff
 
 TEXT_LINEARS = r".*language_model.*\.(q_proj|v_proj|down_proj)"
 UNCHANGED = "the projector is unchanged: your tuning was not saved (if you froze it, say --frozen projector)"

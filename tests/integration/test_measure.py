@@ -20,7 +20,7 @@ from textanchor.data.captioned import load_captioned
 from textanchor.data.texts import load_texts
 from textanchor.errors import ConfigError, DataError, ModelError, TextanchorError
 from textanchor.files import write_json
-from textanchor.report.geometry import build_geometry_page, render_geometry
+from textanchor.report.documents import GEOMETRY
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import find_parts
 
@@ -105,7 +105,7 @@ def test_it_runs_on_four_families(family: str) -> None:
     assert found["lens"]["gallery"] == [] and "image_png_base64" not in json.dumps(found, default=list)
     assert {claim["name"] for claim in found["claims"]} == {"anisotropy", "dominance", "coverage"}
     assert any(entry["what"].startswith("C2 predictability") for entry in found["not_measured"])
-    assert "<svg" in render_geometry(found)
+    assert "<svg" in GEOMETRY.render(found)
 
 
 def test_a_measurement_is_made_again_bit_for_bit() -> None:
@@ -127,7 +127,7 @@ def test_random_images_and_captions_agree_in_nothing(numbers: dict[str, Any]) ->
 
 
 def test_the_page_shows_claims_numbers_and_words(numbers: dict[str, Any]) -> None:
-    html = render_geometry(numbers)
+    html = GEOMETRY.render(numbers)
     elements = read_html(html)
     text = of_tag(elements, "main")[0].text
     for claim in numbers["claims"]:
@@ -147,14 +147,14 @@ def test_the_page_shows_claims_numbers_and_words(numbers: dict[str, Any]) -> Non
 def test_the_page_is_made_again_from_its_file(numbers: dict[str, Any], tmp_path: Path) -> None:
     write_json(tmp_path / "geometry.json", numbers)
     report.run(tmp_path)
-    assert (tmp_path / "geometry.html").read_text(encoding="utf-8") == render_geometry(numbers)
+    assert (tmp_path / "geometry.html").read_text(encoding="utf-8") == GEOMETRY.render(numbers)
     assert not (tmp_path / "report.html").exists()
 
 
 def test_a_damaged_file_is_told_by_key(numbers: dict[str, Any], tmp_path: Path) -> None:
     broken = {**numbers, "claims": [{**numbers["claims"][0], "verdict": "maybe"}], "between": [{"depth": 0.5}]}
     with pytest.raises(DataError, match=r"between\[0\]\.depth.*and 1 more"):
-        build_geometry_page(broken, tmp_path / "page.html")
+        GEOMETRY.build(broken, tmp_path / "page.html")
     assert not list(tmp_path.iterdir())
 
 

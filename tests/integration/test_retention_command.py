@@ -11,7 +11,7 @@ from textanchor.errors import ConfigError, DataError, TextanchorError
 from textanchor.evaluation.command import evaluate_named
 from textanchor.files import read_json, write_json
 from textanchor.records import Score
-from textanchor.report.retention import build_retention_page, render_retention
+from textanchor.report.documents import RETENTION
 
 SUITES = ["color", "count", "text"]
 
@@ -119,12 +119,12 @@ def test_the_page_is_checked_and_its_strings_stay_text(runs: Path, tmp_path: Pat
     after = rows("<b>", correct=[1, 1], strict_correct=[0, 1]) + rows("old", correct=[0, 0])
     retention = retention_report([Run("a", before), Run("<script>", after)], tuned=["<b>"])
     assert retention["suites"]["<b>"]["format_loss"]["format"]["estimate"] == 0.5
-    html = render_retention(retention)
+    html = RETENTION.render(retention)
     assert "&lt;script&gt;" in html
     read_html(html)
-    assert render_retention(retention) == html
+    assert RETENTION.render(retention) == html
     del retention["suites"]["old"]["measures"]["accuracy"]["forgetting"]
     write_json(tmp_path / "retention.json", retention)
     with pytest.raises(DataError, match=r"suites.old.measures.accuracy.forgetting"):
-        build_retention_page(retention, tmp_path / "retention.html")
+        RETENTION.build(retention, tmp_path / "retention.html")
     assert not (tmp_path / "retention.html").exists()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from textanchor.errors import DataError
-from textanchor.report.geometry import render_geometry
+from textanchor.report.documents import GEOMETRY
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_what_cannot_be_drawn_is_named(
     changed = copy.deepcopy(measured)
     change(changed)
     with pytest.raises(DataError) as caught:
-        render_geometry(changed, source="m/geometry.json")
+        GEOMETRY.render(changed, source="m/geometry.json")
     assert str(caught.value).startswith("m/geometry.json is not a measurement that can be shown: ")
     assert told in str(caught.value)
-    assert render_geometry(measured)
+    assert GEOMETRY.render(measured)

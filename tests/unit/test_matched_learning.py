@@ -18,7 +18,7 @@ from textanchor.experiment.reading.matched import (
 from textanchor.experiment.reading.runs import Curve, curves_of
 from textanchor.experiment.reading.summary import summarise_runs
 from textanchor.records import RunRecord
-from textanchor.report.pages.compare import compare_tables, render_compare
+from textanchor.report.compare import compare_tables, render_compare
 from textanchor.stats import crossed_interval
 
 STEEP = [(4.0, 0.0), (3.0, 0.1), (2.0, 0.4), (0.0, 2.0)]

@@ -15,7 +15,7 @@ from helpers.html_reading import Element, of_tag, read_html
 from helpers.report_fixture import make_report
 from textanchor.errors import DataError
 from textanchor.report import build_report, render_report
-from textanchor.report.pages import PAGES
+from textanchor.report.documents import REPORT
 
 REFERENCES = ("src", "href", "xlink:href", "srcset", "action", "poster", "data", "background", "formaction")
 
@@ -67,9 +67,9 @@ def test_no_script_runs(elements: list[Element]) -> None:
 def test_every_page_is_there_and_linked(elements: list[Element]) -> None:
     ids = [e.attributes["id"] for e in elements if "id" in e.attributes]
     assert len(ids) == len(set(ids))
-    assert [e.attributes["id"] for e in of_tag(elements, "section")] == [page.id for page in PAGES]
+    assert [e.attributes["id"] for e in of_tag(elements, "section")] == [page.id for page in REPORT.pages]
     links = [e.attributes["href"] for e in of_tag(elements, "a")]
-    assert {f"#{page.id}" for page in PAGES} <= set(links) <= {f"#{name}" for name in ids}
+    assert {f"#{page.id}" for page in REPORT.pages} <= set(links) <= {f"#{name}" for name in ids}
 
 
 def test_charts_and_images_have_words(elements: list[Element]) -> None:
@@ -179,7 +179,7 @@ def test_a_model_near_its_blind_baseline_gets_no_claim(report: dict[str, Any]) -
 @pytest.mark.parametrize("key", ["geometry", "samples"])
 def test_a_missing_section_is_left_out_and_named(report: dict[str, Any], key: str) -> None:
     without = {name: value for name, value in report.items() if name != key}
-    page = next(page for page in PAGES if page.needs == (key,))
+    page = next(page for page in REPORT.pages if page.needs == (key,))
     assert_left_out(render_report(without), {page.id})
 
 
@@ -213,9 +213,9 @@ def test_a_report_with_only_what_is_required(report: dict[str, Any]) -> None:
 
 def assert_left_out(html: str, ids: set[str]) -> None:
     elements = read_html(html)
-    assert {e.attributes["id"] for e in of_tag(elements, "section")} == {page.id for page in PAGES} - ids
+    assert {e.attributes["id"] for e in of_tag(elements, "section")} == {page.id for page in REPORT.pages} - ids
     footer = of_tag(elements, "footer")[0].text
-    assert all((page.title in footer) == (page.id in ids) for page in PAGES)
+    assert all((page.title in footer) == (page.id in ids) for page in REPORT.pages)
 
 
 def test_time_and_memory_of_the_whole_run_are_told(report: dict[str, Any]) -> None:

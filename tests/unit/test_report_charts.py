@@ -9,9 +9,10 @@ import textanchor.report
 from helpers.html_reading import of_tag, read_html
 from textanchor.report.charts.axes import Axis, fit
 from textanchor.report.charts.lines import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Guide, Line, line_chart
+from textanchor.report.charts.markers import Style
 from textanchor.report.charts.strips import Lane, strip
+from textanchor.report.demo.readings import change
 from textanchor.report.numbers import NATS, SHARE, Value, compact, count, duration, fixed, moment, percent, signed
-from textanchor.report.readings import Style, change
 
 APP = Style("app", "APP", "s-app", "disc")
 

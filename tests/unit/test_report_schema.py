@@ -7,7 +7,8 @@ import pytest
 from helpers.report_fixture import make_report
 from textanchor.errors import DataError
 from textanchor.report.check import Named, Nullable, OneOf, is_count, is_number, is_png, is_share, is_text, problems
-from textanchor.report.schema import check_report, has_data
+from textanchor.report.document import has_data
+from textanchor.report.documents import REPORT
 
 REMOVED = object()
 
@@ -27,7 +28,7 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
 
 def test_the_fixture_is_sound() -> None:
     report = make_report()
-    assert check_report(report, source="fixture") is report
+    assert REPORT.check(report, source="fixture") is report
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_the_fixture_is_sound() -> None:
 def test_a_missing_key_is_named(path: str) -> None:
     told = "".join(f"[{key}]" if key.isdigit() else f".{key}" for key in path.split("/")).lstrip(".")
     with pytest.raises(DataError) as caught:
-        check_report(with_change(path, REMOVED), source="runs/report.json")
+        REPORT.check(with_change(path, REMOVED), source="runs/report.json")
     assert f"key `{told}` is missing" in str(caught.value)
     assert str(caught.value).startswith("runs/report.json ")
     assert "\n" not in str(caught.value)
@@ -88,7 +89,7 @@ def test_a_missing_key_is_named(path: str) -> None:
 )
 def test_a_wrong_value_is_named(path: str, value: Any, expected: str) -> None:
     with pytest.raises(DataError) as caught:
-        check_report(with_change(path, value), source="report.json")
+        REPORT.check(with_change(path, value), source="report.json")
     assert expected in str(caught.value)
 
 
@@ -96,7 +97,7 @@ def test_many_problems_are_told_shortly() -> None:
     report = make_report()
     report["before"]["tasks"] = {task: {} for task in report["before"]["tasks"]}
     with pytest.raises(DataError, match=r"and 7 more\."):
-        check_report(report, source="report.json")
+        REPORT.check(report, source="report.json")
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,10 @@ from page.tables import StageTables
 from textanchor.records import RunRecord
 from textanchor.report.charts.axes import Axis, fit
 from textanchor.report.charts.lines import Line, line_chart
-from textanchor.report.charts.markers import legend_marker
+from textanchor.report.charts.markers import Style, legend_marker
 from textanchor.report.charts.strips import Lane, Reference, strip
+from textanchor.report.document import Figure, Section, render_tables, render_template
 from textanchor.report.numbers import NATS, Value, fixed, percent
-from textanchor.report.page import Figure, Section
-from textanchor.report.plain import render_tables
-from textanchor.report.readings import Style
-from textanchor.report.templating import render_template
 from textanchor.tables import VERDICTS, Table, verdict
 
 FRONT = Style("front", "WiSE-FT from the base to the tuned model", "s-text", "ring")

@@ -36,7 +36,7 @@ from textanchor.errors import ConfigError
 from textanchor.evaluation.suite import image_hash
 from textanchor.files import atomic_directory, sha256_of_json, write_json
 from textanchor.records import environment, memory_cost
-from textanchor.report.geometry import build_geometry_page
+from textanchor.report.documents import GEOMETRY
 from textanchor.vlm.hashing import tensors_hash
 from textanchor.vlm.loading import load_vlm
 from textanchor.vlm.parts import find_parts
@@ -60,8 +60,8 @@ def measure_to_folder(config: MeasureConfig, out: Path, *, command: Sequence[str
         texts = read_texts(config.texts, config.num_texts)
         model, processor = load_vlm(config.model)
         numbers = measure(model, processor, images, texts, config, say=say) | {"command": list(command)}
-        write_json(folder / "geometry.json", numbers)
-        build_geometry_page(numbers, folder / "geometry.html")
+        write_json(folder / GEOMETRY.file, numbers)
+        GEOMETRY.build(numbers, folder / GEOMETRY.page)
     return numbers
 
 

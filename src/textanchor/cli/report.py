@@ -14,12 +14,9 @@ def run(
 ) -> None:
     """Write DIR/report.html from DIR/report.json, or DIR/geometry.html from DIR/geometry.json; no network is needed."""
     from textanchor.outputs import claimed
-    from textanchor.report.build import build_report
-    from textanchor.report.geometry import build_geometry_page
+    from textanchor.report.documents import GEOMETRY, REPORT
 
     with claimed(folder):
-        has_geometry = (folder / "geometry.json").is_file()
-        if has_geometry:
-            typer.echo(f"{build_geometry_page(folder / 'geometry.json', folder / 'geometry.html')}")
-        if (folder / "report.json").is_file() or not has_geometry:
-            typer.echo(f"{build_report(folder / 'report.json', folder / 'report.html')}")
+        there = [document for document in (GEOMETRY, REPORT) if (folder / document.file).is_file()]
+        for document in there or [REPORT]:
+            typer.echo(f"{document.build(folder / document.file, folder / document.page)}")

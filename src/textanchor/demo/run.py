@@ -33,7 +33,7 @@ from textanchor.files import write_json
 from textanchor.holds import HoldPlan, fit_anchor
 from textanchor.outputs import claimed, require_free_directory, scratch_directory
 from textanchor.records import RunRecord, Score, environment, memory_cost
-from textanchor.report.build import build_report
+from textanchor.report import build_report
 from textanchor.training.adapt import adapt
 from textanchor.training.audit import Audit
 from textanchor.training.curve import CheckpointScorer, log_spaced_steps

@@ -94,7 +94,7 @@ class DiffReport:
 
     def write(self, folder: Path) -> None:
         """The same into a folder that the caller has made for it."""
-        from textanchor.report.pages.diff import render_diff
+        from textanchor.report.diff import render_diff
 
         values = self.to_dict()
         write_json(folder / "diff.json", values)

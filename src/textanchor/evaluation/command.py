@@ -23,13 +23,12 @@ from textanchor.evaluation.summarise import summarise
 from textanchor.files import cache_dir, read_json, write_json
 from textanchor.outputs import claimed
 from textanchor.records import RunRecord, Score
-from textanchor.report.retention import build_retention_page, check_retention
+from textanchor.report.documents import RETENTION
 from textanchor.tables import Table
 from textanchor.vlm.loading import EMBEDDED, load_vlm
 from textanchor.vlm.precision import Format, Precision, choose_precision
 
 CACHE = "evaluations"
-RETENTION, RETENTION_PAGE = "retention.json", "retention.html"
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,8 @@ def evaluate_named(
         if not before:
             return Evaluation(out, record, None)
         retention = retention_report([*before, Run(out.name, record.scores)], tuned=tuned, against=other)
-        write_json(out / RETENTION, retention)
-        build_retention_page(retention, out / RETENTION_PAGE)
+        write_json(out / RETENTION.file, retention)
+        RETENTION.build(retention, out / RETENTION.page)
         return Evaluation(out, record, retention)
 
 
@@ -127,7 +126,7 @@ def _read_baseline(folder: Path, suites: Sequence[AbstractSuite], out: Path) -> 
 def _read_other(folder: Path, before: Sequence[Run]) -> dict[str, Any]:
     if not before:
         raise ConfigError("--against compares what was kept since a baseline; give that with --baseline")
-    return check_retention(read_json(folder / RETENTION), source=str(folder / RETENTION))
+    return RETENTION.check(read_json(folder / RETENTION.file), source=str(folder / RETENTION.file))
 
 
 def _precision_of(folders: Sequence[Path], asked: Precision) -> Format | None:

@@ -18,7 +18,7 @@ from textanchor.experiment.results import FAILED, Results, Status
 from textanchor.experiment.run import run_cell
 from textanchor.files import lines_of
 from textanchor.outputs import adding, claimed, require_free_directory, scratch_directory
-from textanchor.report.pages.compare import compare_tables
+from textanchor.report.compare import compare_tables
 from textanchor.tables import terminal_tables
 from textanchor.vlm.loading import load_vlm
 

@@ -74,7 +74,7 @@ class RepairReport:
 
     def save(self, folder: Path) -> None:
         """Write repair.json and repair.html into the folder of the repaired model."""
-        from textanchor.report.pages.repair import render_repair
+        from textanchor.report.repair import render_repair
 
         values = self.to_dict()
         write_json(folder / "repair.json", values)

@@ -1,5 +1,7 @@
 """report.json to one self-contained report.html: reads JSON only, needs neither torch nor a network."""
 
-from textanchor.report.build import build_report, render_report
+from textanchor.report.documents import REPORT
+
+build_report, render_report = REPORT.build, REPORT.render
 
 __all__ = ["build_report", "render_report"]

@@ -16,6 +16,9 @@ Checker = Callable[[Any], "str | None"]
 Shape = Any
 """A dict, a one-element list, a Checker, or one of the combinators Named, Nullable, OneOf."""
 
+Report = dict[str, Any]
+"""Content of a JSON file that has a page."""
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ROUNDING = 1e-6
 LARGEST = 1e15
@@ -62,6 +65,9 @@ def is_png(value: Any) -> str | None:
     except (binascii.Error, ValueError):
         fits = False
     return None if fits else "a PNG file in base64"
+
+
+INTERVAL = {"estimate": is_number, "low": is_number, "high": is_number}
 
 
 class Named:

@@ -11,7 +11,7 @@ from textanchor.experiment.reading.matched import LEVELS, Reference, by_arm, fro
 from textanchor.experiment.reading.runs import INTERPOLATED, Curve, curves_of
 from textanchor.files import write_json, write_text
 from textanchor.records import RunRecord
-from textanchor.report.pages.compare import render_compare
+from textanchor.report.compare import render_compare
 
 SUMMARY, PAGE = "summary.json", "report.html"
 GEOMETRY = ("function_drift_normalised", "coupling", "angle_mean", "text_angle_mean")

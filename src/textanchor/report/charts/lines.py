@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from textanchor.report.charts.axes import Axis, Scale, fit
-from textanchor.report.charts.markers import marker
-from textanchor.report.readings import Style
+from textanchor.report.charts.markers import Style, marker
 
 WIDTH, HEIGHT = 460, 320
 LEFT, RIGHT, TOP, BOTTOM = 54, 18, 34, 44

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from textanchor.report.charts.axes import Scale
-from textanchor.report.charts.markers import marker
+from textanchor.report.charts.markers import Style, marker
 from textanchor.report.numbers import Unit, Value
-from textanchor.report.readings import Style
 
 LANE, PADDING = 22, 9
 """Heights in pixels; x positions are per cent of the strip's width."""

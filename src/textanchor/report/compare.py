@@ -8,12 +8,9 @@ from markupsafe import Markup
 
 from textanchor.report.charts.axes import Axis
 from textanchor.report.charts.lines import Line, line_chart
-from textanchor.report.charts.markers import legend_marker
+from textanchor.report.charts.markers import OTHER_MARKERS, Style, legend_marker
+from textanchor.report.document import Figure, Section, render_plain, render_tables, render_template
 from textanchor.report.numbers import ABSENT, EN_DASH, MINUS, NATS, NO_BREAK_SPACE, SHARE, fixed, percent, signed
-from textanchor.report.page import Figure, Section
-from textanchor.report.plain import render_plain, render_tables
-from textanchor.report.readings import OTHER_MARKERS, Style
-from textanchor.report.templating import render_template
 from textanchor.tables import Table
 
 Summary = dict[str, Any]

@@ -2,10 +2,9 @@
 
 from markupsafe import Markup
 
+from textanchor.report.check import Report
+from textanchor.report.document import Page, render_template
 from textanchor.report.numbers import compact, fixed
-from textanchor.report.page import Page
-from textanchor.report.schema import Report
-from textanchor.report.templating import render_template
 from textanchor.tables import Table
 
 CSS = {"holds": "better", "does not hold": "worse", "undecided": ""}
@@ -32,7 +31,7 @@ def render(geometry: Report) -> Markup:
                 ),
             }
         )
-    return render_template("measured_claims.html", cards=cards, not_measured=geometry["not_measured"])
+    return render_template("claims.html", cards=cards, not_measured=geometry["not_measured"])
 
 
 def _where(summed: Report, num_places: int) -> str:

@@ -2,10 +2,9 @@
 
 from markupsafe import Markup
 
+from textanchor.report.check import Report
+from textanchor.report.document import Page, render_template
 from textanchor.report.numbers import ABSENT, fixed, percent
-from textanchor.report.page import Page
-from textanchor.report.schema import Report
-from textanchor.report.templating import render_template
 from textanchor.tables import Table
 
 MEANINGS = {
@@ -31,7 +30,7 @@ def render(geometry: Report) -> Markup:
             for row in lens["summary"]
         ],
     )
-    return render_template("measured_lens.html", table=table, gallery=lens["gallery"])
+    return render_template("lens.html", table=table, gallery=lens["gallery"])
 
 
 PAGE = Page(

@@ -5,13 +5,12 @@ from typing import Any
 from markupsafe import Markup
 
 from textanchor.report.charts.axes import Axis, Scale, fit
-from textanchor.report.charts.markers import legend_marker
+from textanchor.report.charts.markers import legend_marker, styles
 from textanchor.report.charts.strips import Lane, Reference, strip
+from textanchor.report.check import Report
+from textanchor.report.demo.readings import change, paired_change, score_sets, task_value
+from textanchor.report.document import Page, render_template
 from textanchor.report.numbers import ABSENT, NATS, SHARE, Unit, Value
-from textanchor.report.page import Page
-from textanchor.report.readings import change, paired_change, score_sets, styles, task_value
-from textanchor.report.schema import Report
-from textanchor.report.templating import render_template
 from textanchor.tables import Table
 
 METRICS = (

@@ -4,11 +4,11 @@ from markupsafe import Markup
 
 from textanchor.report.charts.axes import Axis
 from textanchor.report.charts.lines import Line, line_chart
-from textanchor.report.measured.curves import OF_KIND, TEXT, UNTRAINED, VISUAL, Values, depth_figure, render_measured
+from textanchor.report.charts.markers import Style
+from textanchor.report.check import Report
+from textanchor.report.document import Figure, Page
+from textanchor.report.geometry.curves import OF_KIND, TEXT, UNTRAINED, VISUAL, Values, depth_figure, render_measured
 from textanchor.report.numbers import compact
-from textanchor.report.page import Figure, Page
-from textanchor.report.readings import Style
-from textanchor.report.schema import Report
 from textanchor.tables import Table
 
 MEASURES = {

@@ -6,11 +6,9 @@ from markupsafe import Markup
 
 from textanchor.report.charts.axes import Axis
 from textanchor.report.charts.lines import Line, line_chart
+from textanchor.report.charts.markers import Style
+from textanchor.report.document import Section, render_plain, render_tables, render_template
 from textanchor.report.numbers import ABSENT, compact, duration, fixed, percent
-from textanchor.report.page import Section
-from textanchor.report.plain import render_plain, render_tables
-from textanchor.report.readings import Style
-from textanchor.report.templating import render_template
 from textanchor.tables import PART_TITLES, Table
 
 DiffJson = dict[str, Any]

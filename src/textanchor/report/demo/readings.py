@@ -1,24 +1,15 @@
-"""What the pages read from a checked report: methods with their looks, scores, and whether a change can be told."""
+"""What the pages read from a checked report: scores, whether a change can be told, and figures under one legend."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
+from textanchor.report.charts.markers import legend_marker, styles
+from textanchor.report.check import Report
+from textanchor.report.document import Figure, render_template
 from textanchor.report.numbers import Unit, Value
-from textanchor.report.schema import Report
-
-LABELS = {"before": "Before", "full": "Plain tuning", "app": "APP", "lora": "LoRA", "l2sp": "L2-SP"}
-MARKERS = {"before": "ring", "full": "square", "app": "disc"}
-OTHER_MARKERS = ("diamond", "triangle", "cross")
-
-
-@dataclass(frozen=True)
-class Style:
-    """How one method looks everywhere: its label, its CSS class (color) and its marker (never color alone)."""
-
-    key: str
-    label: str
-    css: str
-    marker: str
 
 
 @dataclass(frozen=True)
@@ -29,21 +20,6 @@ class Change:
     arrow: str
     verdict: str
     """"better", "worse", "unclear" (the interval allows no change) or "unjudged" (no interval was measured)."""
-
-
-def styles(report: Report) -> dict[str, Style]:
-    """The look of "before" and of each method, in the order of the file."""
-    found = {"before": Style("before", LABELS["before"], "s-before", MARKERS["before"])}
-    methods: list[str] = list(report.get("after", ()))  # a measurement tunes nothing
-    others = [name for name in methods if name not in MARKERS]
-    for name in methods:
-        if name in MARKERS:
-            found[name] = Style(name, LABELS[name], f"s-{name}", MARKERS[name])
-        else:
-            i = others.index(name)
-            marker = OTHER_MARKERS[i % len(OTHER_MARKERS)]
-            found[name] = Style(name, LABELS.get(name, name), f"s-other-{i % 4 + 1}", marker)
-    return found
 
 
 def score_sets(report: Report) -> dict[str, dict[str, Any]]:
@@ -88,3 +64,28 @@ def paired_change(scores: dict[str, Any], task: str | None, metric: str) -> Any:
     """The paired interval of a task (or, without a task, of the old tasks' mean) as JSON, or None."""
     holder = scores["tasks"][task] if task is not None else scores.get("old_mean", {})
     return holder.get("change", {}).get(metric)
+
+
+def render_figures(
+    report: Report,
+    figures: Iterable[Figure],
+    *,
+    methods: Iterable[str] | None = None,
+    note: str = "",
+    line_keys: Sequence[tuple[str, str]] = (),
+) -> Markup:
+    """The figures under one legend: the methods that occur (default: before and all), and what a kind of line means.
+
+    `line_keys` are (kind of line, meaning); `note` is set under the figures.
+    """
+    looks = styles(report)
+    shown = list(looks) if methods is None else list(methods)
+    legend = [(looks[name], legend_marker(looks[name].marker)) for name in shown]
+    return render_template("figures.html", figures=list(figures), legend=legend, line_keys=line_keys, note=note)
+
+
+def without_data(report: Report, key: str, what: str) -> str:
+    """A sentence that names the methods whose run has no `key`, empty where all have it."""
+    looks = styles(report)
+    missing = [looks[name].label for name, run in report["after"].items() if not run.get(key)]
+    return f"No {what} in the data for: {', '.join(missing)}." if missing else ""

@@ -7,11 +7,9 @@ from markupsafe import Markup
 
 from textanchor.report.charts.axes import Axis
 from textanchor.report.charts.lines import Guide, Line, line_chart
-from textanchor.report.charts.markers import legend_marker
+from textanchor.report.charts.markers import Style, legend_marker
+from textanchor.report.document import Figure, render_template
 from textanchor.report.numbers import EN_DASH, compact
-from textanchor.report.page import Figure
-from textanchor.report.readings import Style
-from textanchor.report.templating import render_template
 from textanchor.tables import Table
 
 TEXT = Style("text", "Text positions", "s-app", "disc")

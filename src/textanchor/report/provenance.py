@@ -6,11 +6,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from textanchor.report.charts.markers import styles
+from textanchor.report.check import Report
+from textanchor.report.document import Page, render_template
 from textanchor.report.numbers import count, duration
-from textanchor.report.page import Page
-from textanchor.report.readings import styles
-from textanchor.report.schema import Report
-from textanchor.report.templating import render_template
 
 
 def render(report: Report) -> Markup:

@@ -1,15 +1,13 @@
-"""From geometry.json to geometry.html: check, render the sections, inline everything, write atomically."""
+"""What geometry.json holds: the literal shape, and the rules between keys."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from textanchor.errors import DataError
-from textanchor.files import read_json, write_text
-from textanchor.report.build import render_pages
 from textanchor.report.check import (
+    INTERVAL,
     Named,
     OneOf,
+    Report,
     Shape,
     is_count,
     is_number,
@@ -17,9 +15,7 @@ from textanchor.report.check import (
     is_png,
     is_share,
     is_text,
-    problems,
 )
-from textanchor.report.schema import INTERVAL, MAX_PROBLEMS_TOLD, Report
 from textanchor.tables import CLAIM_VERDICTS
 
 KINDS = ("text", "visual")
@@ -142,33 +138,8 @@ GEOMETRY: Shape = {
 }
 
 
-def build_geometry_page(geometry: Path | dict[str, Any], out: Path) -> Path:
-    """Write the page of a geometry.json (the file or its content) as one HTML file, and return its path.
-
-    Raises:
-        DataError: the file is not JSON, or keys are missing or of the wrong kind.
-    """
-    source = "the measured data" if isinstance(geometry, dict) else str(geometry)
-    html = render_geometry(geometry if isinstance(geometry, dict) else read_json(geometry), source=source)
-    write_text(out, html)
-    return out
-
-
-def render_geometry(geometry: Any, *, source: str = "the measured data") -> str:
-    """The HTML of a geometry.json; the same data gives the same bytes. DataError as `build_geometry_page`."""
-    from textanchor.report.measured import SECTIONS
-
-    found = list(problems(geometry, GEOMETRY)) or list(_problems_between_keys(geometry))
-    if found:
-        more = f"; and {len(found) - MAX_PROBLEMS_TOLD} more" if len(found) > MAX_PROBLEMS_TOLD else ""
-        raise DataError(
-            f"{source} is not a measurement that can be shown: {'; '.join(found[:MAX_PROBLEMS_TOLD])}{more}. "
-            "Write it again with `textanchor measure`."
-        )
-    return render_pages(geometry, SECTIONS)
-
-
-def _problems_between_keys(geometry: Report) -> Iterator[str]:
+def problems_between_keys(geometry: Report) -> Iterator[str]:
+    """Where keys that fit by themselves are at odds with each other."""
     if not geometry["depths"]:
         yield "`depths` is empty, expected at least one"
         return

@@ -1,12 +1,11 @@
-"""What report.json holds: the literal shape, the rules between keys, and how a key path is looked up."""
+"""What report.json holds: the literal shape, and the rules between keys."""
 
-from typing import Any
-
-from textanchor.errors import DataError
 from textanchor.report.check import (
+    INTERVAL,
     Named,
     Nullable,
     OneOf,
+    Report,
     is_bool,
     is_count,
     is_number,
@@ -17,9 +16,6 @@ from textanchor.report.check import (
     problems,
 )
 
-Report = dict[str, Any]
-
-INTERVAL = {"estimate": is_number, "low": is_number, "high": is_number}
 SHARE_INTERVAL = {"estimate": is_share, "low": is_number, "high": is_number}
 SHARE = OneOf(is_share, SHARE_INTERVAL)  # a bare number is shown without an interval
 NUMBER = OneOf(is_number, INTERVAL)
@@ -123,26 +119,10 @@ REPORT = {
         }
     ],
 }
-MAX_PROBLEMS_TOLD = 5
 
 
-def check_report(report: Any, *, source: str) -> Report:
-    """The report itself, once every key that the pages read has been found sound.
-
-    Raises:
-        DataError: names `source` and up to five keys that are missing, of the wrong kind or at odds with each other.
-    """
-    found = list(problems(report, REPORT)) or list(_problems_between_keys(report))
-    if found:
-        more = f"; and {len(found) - MAX_PROBLEMS_TOLD} more" if len(found) > MAX_PROBLEMS_TOLD else ""
-        raise DataError(
-            f"{source} is not a report that can be shown: {'; '.join(found[:MAX_PROBLEMS_TOLD])}{more}. "
-            "Write it again with the command that made it, or mend these keys by hand."
-        )
-    return report
-
-
-def _problems_between_keys(report: Report) -> list[str]:
+def problems_between_keys(report: Report) -> list[str]:
+    """Where keys that fit by themselves are at odds with each other."""
     found = []
     tasks = [report["new_task"], *report["old_tasks"]]
     for path, scores in [("before", report["before"])] + [
@@ -177,12 +157,3 @@ def _problems_between_keys(report: Report) -> list[str]:
         answers = {name: is_text for name in report["after"]}
         found += problems(sample, answers, f"samples[{i}]")
     return found
-
-
-def has_data(report: Report, path: str) -> bool:
-    """Whether `path` (dotted keys, `*` for any key) leads to something that is neither null nor empty."""
-    nodes: list[Any] = [report]
-    for key in path.split("."):
-        objects = [node for node in nodes if isinstance(node, dict)]
-        nodes = [child for node in objects for name, child in node.items() if key in ("*", name)]
-    return any(node is not None and node != {} and node != [] for node in nodes)

@@ -4,12 +4,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from textanchor.report.charts.markers import legend_marker
+from textanchor.report.charts.markers import legend_marker, styles
+from textanchor.report.check import Report
+from textanchor.report.demo.readings import change, score_sets
+from textanchor.report.document import Page, render_template
 from textanchor.report.numbers import NATS, PLAIN, SHARE, SHARE_LESS_IS_BETTER, Unit, Value
-from textanchor.report.page import Page
-from textanchor.report.readings import change, score_sets, styles
-from textanchor.report.schema import Report
-from textanchor.report.templating import render_template
 
 GROUPS: tuple[tuple[str, str, str, tuple[tuple[str, str, Unit | None], ...]], ...] = (
     (

@@ -6,12 +6,11 @@ from markupsafe import Markup
 
 from textanchor.report.charts.axes import Axis
 from textanchor.report.charts.lines import Line, line_chart
-from textanchor.report.charts.markers import legend_marker
+from textanchor.report.charts.markers import Style, legend_marker, styles
+from textanchor.report.check import Report
+from textanchor.report.demo.readings import change, old_mean, paired_change, score_sets, task_value
+from textanchor.report.document import Page, render_template
 from textanchor.report.numbers import ABSENT, NATS, PLAIN, SHARE, Unit, Value, percent
-from textanchor.report.page import Page
-from textanchor.report.readings import Style, change, old_mean, paired_change, score_sets, styles, task_value
-from textanchor.report.schema import Report
-from textanchor.report.templating import render_template
 
 CLAIM_MARGIN = 0.10
 """A model must be this much above its own blind baseline before anything is claimed from POPE."""

@@ -3,10 +3,10 @@
 from markupsafe import Markup
 
 from textanchor.report.charts.axes import Axis
-from textanchor.report.measured.curves import depth_figure, render_measured
-from textanchor.report.page import Page
-from textanchor.report.readings import Style
-from textanchor.report.schema import Report
+from textanchor.report.charts.markers import Style
+from textanchor.report.check import Report
+from textanchor.report.document import Page
+from textanchor.report.geometry.curves import depth_figure, render_measured
 
 FROM_TEXT = Style("visual_from_text", "Image from its caption", "s-full", "square")
 FROM_VISUAL = Style("text_from_visual", "Caption from its image", "s-app", "disc")

@@ -7,10 +7,9 @@ from markupsafe import Markup
 
 from textanchor.report.charts.axes import Axis
 from textanchor.report.charts.lines import Line, line_chart
+from textanchor.report.charts.markers import Style
+from textanchor.report.document import Section, render_plain, render_tables
 from textanchor.report.numbers import ABSENT, compact, duration, fixed, percent
-from textanchor.report.page import Section
-from textanchor.report.plain import render_plain, render_tables
-from textanchor.report.readings import Style
 from textanchor.tables import PART_TITLES, Table
 
 RepairJson = dict[str, Any]

@@ -7,10 +7,11 @@ from markupsafe import Markup
 
 from textanchor.report.charts.axes import Axis
 from textanchor.report.charts.lines import Guide, Line, line_chart
+from textanchor.report.charts.markers import styles
+from textanchor.report.check import Report
+from textanchor.report.demo.readings import render_figures, without_data
+from textanchor.report.document import Figure, Page
 from textanchor.report.numbers import NATS, SHARE, Unit, compact
-from textanchor.report.page import Figure, Page, render_figures, without_data
-from textanchor.report.readings import styles
-from textanchor.report.schema import Report
 from textanchor.tables import Table
 
 Point = dict[str, Any]

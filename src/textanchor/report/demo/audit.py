@@ -4,12 +4,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from textanchor.report.charts.markers import legend_marker
+from textanchor.report.charts.markers import legend_marker, styles
+from textanchor.report.check import Report
+from textanchor.report.demo.readings import without_data
+from textanchor.report.document import Page, render_template
 from textanchor.report.numbers import ABSENT, compact, duration, percent
-from textanchor.report.page import Page, without_data
-from textanchor.report.readings import styles
-from textanchor.report.schema import Report
-from textanchor.report.templating import render_template
 from textanchor.tables import Table
 
 RELOAD_TOLERANCE = 1e-5

@@ -1,0 +1,1 @@
+"""The pages of report.html, one file each; `documents` has their order."""

@@ -1,0 +1,1 @@
+"""The sections of geometry.html, one file each; `documents` has their order."""
