@@ -12,7 +12,6 @@ processors with AVX2 alone, though these are slower still. Nothing else should r
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,11 +19,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from earlier_build import REPOSITORY, checkout, environment_of
+
 from textanchor.files import read_json
 from textanchor.records import RunRecord, environment
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 NUM_STEPS, NUM_POINTS, NUM_RUNS = 64, 5, 2
 """Of the earlier build's demo."""
 SEEN_STEPS, SEEN_POINTS = 3, 2
@@ -98,20 +97,16 @@ def totals(seen: dict[str, float]) -> dict[str, float]:
 
 def run(command: list[str], source: Path, *, avx2: bool) -> str:
     """Standard output of a command of the build in `source`."""
-    environment = {**os.environ, "PYTHONPATH": str(source / "src"), **(AVX2 if avx2 else {})}
-    done = subprocess.run(command, env=environment, cwd=source, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        command, env=environment_of(source, avx2=avx2), cwd=source, stdout=subprocess.PIPE, text=True, check=True
+    )
     return done.stdout
 
 
 def measure_earlier(revision: str, scratch: Path, *, avx2: bool) -> dict[str, float]:
     """What `watch_earlier` saw, of another commit."""
-    checkout = scratch / "earlier"
-    git = ["git", "-C", str(REPOSITORY), "worktree"]
-    subprocess.run([*git, "add", "--detach", str(checkout), revision], check=True, capture_output=True)
-    try:
-        told = run([sys.executable, __file__, "--watch", str(scratch / "out")], checkout, avx2=avx2)
-    finally:
-        subprocess.run([*git, "remove", "--force", str(checkout)], check=True, capture_output=True)
+    with checkout(revision) as earlier:
+        told = run([sys.executable, __file__, "--watch", str(scratch / "out")], earlier, avx2=avx2)
     return json.loads(told.splitlines()[-1])
 
 

@@ -12,18 +12,16 @@ of threads. Answers of this build are compared with the earlier build's in float
 
 import argparse
 import json
-import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from earlier_build import REPOSITORY, checkout, environment_of
+
 from textanchor.records import RunRecord, environment
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 NUM_ITEMS, NUM_TEXTS = 64, 40
 
 
@@ -77,9 +75,8 @@ def _operations(run: Any) -> int:
 
 def run(precision: str, source: Path, *, avx2: bool) -> dict[str, Any]:
     """`measure` in a process of the build in `source`."""
-    environment = {**os.environ, "PYTHONPATH": str(source / "src"), **(AVX2 if avx2 else {})}
     command = [sys.executable, __file__, "--measure", precision]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=environment_of(source, avx2=avx2), stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -94,15 +91,9 @@ def main() -> None:
     if chosen.measure is not None:
         print(json.dumps(measure(chosen.measure)))
         return
-    git = ["git", "-C", str(REPOSITORY), "worktree"]
-    with tempfile.TemporaryDirectory() as folder:
-        earlier = Path(folder) / "earlier"
-        subprocess.run([*git, "add", "--detach", str(earlier), chosen.against], check=True, capture_output=True)
-        try:
-            now = run("auto", REPOSITORY, avx2=chosen.avx2)
-            before = {name: run(name, earlier, avx2=chosen.avx2) for name in ("float32", "bfloat16")}
-        finally:
-            subprocess.run([*git, "remove", "--force", str(earlier)], check=True, capture_output=True)
+    with checkout(chosen.against) as earlier:
+        now = run("auto", REPOSITORY, avx2=chosen.avx2)
+        before = {name: run(name, earlier, avx2=chosen.avx2) for name in ("float32", "bfloat16")}
     exact = before["float32"]
     speed = now["precision"]["gflops"][now["precision"]["used"]] * 1e9 * now["threads"]
     told = {

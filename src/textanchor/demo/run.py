@@ -1,8 +1,7 @@
 """The main job: measure, adapt plainly and with the anchor held, measure again, compare, report."""
 
-import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from textanchor.data.texts import load_texts
 from textanchor.demo.budget import choose_size, eigen_work, expected_seconds, measure_speed
 from textanchor.demo.config import DEFAULT_MINUTES, METHODS, OLD_TASKS, DemoConfig
 from textanchor.demo.geometry import TextSpace, token_norms, visual_tokens
-from textanchor.demo.machine import require_machine
+from textanchor.demo.machine import free_memory, require_machine
 from textanchor.demo.matched import compare_at_matched_learning, headline
 from textanchor.demo.progress import DemoProgress, quiet_libraries
 from textanchor.demo.samples import pick_samples
@@ -52,6 +51,9 @@ class _StepProgress(TrainerCallback):
 
     def __init__(self, progress: DemoProgress):
         self.progress = progress
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        free_memory()  # the anchor's moments, of which the plan has been made
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         self.progress.advance(state.global_step, state.max_steps, f"step {state.global_step} of {state.max_steps}")
@@ -126,6 +128,8 @@ class Demo:
             anchor = fit_anchor(self.model, self.processor, texts, images, batch_size=ANCHOR_BATCH, progress=told)
         anchor.save(self.anchor)
         self.space = TextSpace(anchor)
+        del anchor
+        free_memory()
 
     @property
     def anchor(self) -> Path:
@@ -157,8 +161,9 @@ class Demo:
         with self.progress.phase(f"score {name}", f"{title}: the questions again"):
             rows = self._score(result.model, processor)
             energy = self.space.energy(self._visual_tokens(result.model, processor))
-        # the tuned model is not needed any more
-        return MethodRun(result.audit, result.record, rows, [self.start, *scorer.entries], energy), result.plan
+        run = MethodRun(result.audit, result.record, rows, [self.start, *scorer.entries], energy)
+        # without the tuned model, which is not needed any more
+        return run, None if result.plan is None else replace(result.plan, model=None)
 
     def _score(self, model: nn.Module, processor: Any) -> list[Score]:
         total, done = self.suites.num_questions, 0
@@ -239,10 +244,11 @@ def run_demo(
             demo = Demo(chosen, out, scratch, progress)
             if config is None:
                 demo.fit_into(minutes)
+                free_memory()
             demo.prepare()
             before = demo.measure_before()
             held, plan = demo.run("app", None)
-            gc.collect()  # a trainer and its callbacks name each other, and with them the model, a gigabyte in all
+            free_memory()
             plain, _ = demo.run("full", plan)
         cost = {"seconds": progress.seconds, **memory_cost(), "phases": progress.told()}
         command = f"textanchor demo --task {chosen.task} --seed {chosen.seed} --minutes {minutes:g}"

@@ -55,8 +55,8 @@ class ComputePrecision:
         return self.used == "bfloat16"
 
     @property
-    def loss(self) -> float:
-        """How many times as fast the other format is."""
+    def slowdown(self) -> float:
+        """How many times as long products take as in the other format."""
         other: Format = "float32" if self.bfloat16 else "bfloat16"
         return self.gflops[other] / self.gflops[self.used]
 
@@ -86,12 +86,12 @@ def choose_precision(
     used = asked if asked != "auto" else keep or fastest
     chosen = ComputePrecision(asked=asked, used=used, device=device, gflops=gflops)
     logger.info("%s", chosen)
-    if chosen.bfloat16 and chosen.loss > 1:
+    if chosen.bfloat16 and chosen.slowdown > 1:
         logger.warning(
             "bfloat16 is %s, in which products on this %s take %.1f times as long as in float32",
             "kept to" if asked == "auto" else "asked for",
             device,
-            chosen.loss,
+            chosen.slowdown,
         )
     return chosen
 
