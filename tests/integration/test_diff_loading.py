@@ -17,6 +17,7 @@ from helpers.tiny_models import tiny_vlm
 from textanchor.diffs.checkpoint import checkpoint_of_tensors
 from textanchor.diffs.loading import load_report
 from textanchor.diffs.structure import Structure
+from textanchor.vlm.loading import empty_vlm
 
 PROJECTOR = "multi_modal_projector.linear_1.weight"
 TEXT_LINEARS = r".*language_model.*\.q_proj"
@@ -282,3 +283,62 @@ def test_an_adapter_that_peft_does_not_apply_says_nothing_of_a_merge(base: Path,
     for name in (file, "adapter_config.json"):
         shutil.copyfile(adapter / name, tuned / name)
     assert "adapter_unread" in {finding.kind for finding in ta.diff(base, tuned).findings}
+
+
+# --- numbers that are none ---
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("where", [PROJECTOR, "multi_modal_projector.linear_2.bias", "layers.0.mlp.up_proj.weight"])
+def test_a_base_that_is_not_finite_is_named(where: str, bad: float, base: Path, tuned: Path, tmp_path: Path) -> None:
+    spoiled = shutil.copytree(base, tmp_path / "spoiled")
+
+    def spoil(weights: Tensors) -> Tensors:
+        name = next(name for name in weights if name.endswith(where))
+        weights[name].view(-1)[3] = bad
+        weights[name].view(-1)[4] = bad
+        return weights
+
+    change_weights(spoiled, spoil)
+    change_weights(tuned, lambda weights: {n: t + 0.01 if n.endswith(where) else t for n, t in weights.items()})
+    with pytest.raises(ta.ModelError, match=rf"spoiled: .*{where} has 2 entries that are NaN or infinite"):
+        ta.diff(spoiled, tuned)
+    lost = ta.diff(base, spoiled)
+    assert lost.is_lost and f"{where} has 2 entries that are NaN or infinite" in lost.verdict
+
+
+def test_a_base_whose_embedding_is_not_finite(base: Path, tuned: Path, tmp_path: Path) -> None:
+    """Equal in both, so that only the text anchor meets it."""
+    for folder in (shutil.copytree(base, tmp_path / "spoiled"), tuned):
+        change_weights(
+            folder, lambda weights: {n: t * float("nan") if "embed_tokens" in n else t for n, t in weights.items()}
+        )
+    with pytest.raises(ta.ModelError, match="input embedding"):
+        ta.diff(tmp_path / "spoiled", tuned)
+
+
+@pytest.mark.parametrize("size", [1e19, 1e30, 3e38])
+def test_numbers_whose_squares_are_too_large(size: float, base: Path, tuned: Path, tmp_path: Path) -> None:
+    change_weights(tuned, lambda weights: {n: t * 0 + size if n.endswith(PROJECTOR) else t for n, t in weights.items()})
+    report = ta.diff(base, tuned)
+    assert report.tensor(f"model.{PROJECTOR}").status == "changed"
+    report.write(tmp_path / "page")
+
+
+def test_an_adapter_that_is_not_finite(base: Path, tuned: Path, tmp_path: Path) -> None:
+    adapter = adapter_of(base, tmp_path / "adapter")
+    file = "adapter_model.safetensors"
+    change_weights(adapter, lambda held: {n: t * float("nan") if "lora_B" in n else t for n, t in held.items()}, file)
+    assert "are NaN or infinite" in ta.diff(base, adapter).verdict
+    with pytest.raises(ta.ModelError, match=r"lora_B.weight is NaN or infinite in part"):
+        ta.diff(base, tuned, adapter=adapter)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '"x"'])
+def test_an_index_that_is_no_object(text: str, base: Path, tmp_path: Path) -> None:
+    """Beside a single file from_pretrained passes over it, so diff does too; parts says what is wrong."""
+    folder = shutil.copytree(base, tmp_path / "indexed")
+    (folder / "model.safetensors.index.json").write_text(text)
+    assert ta.diff(base, folder).verdict == ta.diff(base, base).verdict
+    with pytest.raises(ta.ModelError, match=r"model.safetensors.index.json: expected an object"):
+        empty_vlm(folder)

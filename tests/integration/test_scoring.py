@@ -216,3 +216,15 @@ def test_image_items_need_a_processor_for_images() -> None:
     model, processor = tiny_chat_model("llama")
     with pytest.raises(ModelError, match="item 0"):
         score_candidates(model, processor, items())
+
+
+@pytest.mark.parametrize("word", ["multi_modal_projector.linear_1.weight", "vision_tower", "multi_modal_projector"])
+def test_weights_that_are_not_finite_are_said_to_be(word: str) -> None:
+    """Not that the family is one whose images cannot be shared."""
+    model, processor = tiny_chat_model("llava")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if word in name:
+                parameter.fill_(float("nan"))
+    with pytest.raises(ModelError, match=r"NaN or infinite numbers of an image.*`textanchor diff BASE MODEL` names"):
+        score_candidates(model, processor, items())

@@ -6,6 +6,7 @@ values in the sketch's range.
 Shape legend: O rows, I columns of a matrix (further dimensions flattened), S columns of the sketch, K directions.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
@@ -78,6 +79,8 @@ class Change:
     update_energy: float = 0.0
     num_bad: int = 0
     """Entries of the tuned tensor that are NaN or infinite."""
+    num_bad_in_base: int = 0
+    """The same of the base's tensor, unless both are equal byte by byte."""
     rank: int | None = None
     """Singular values of the update above what rounding makes."""
     is_rank_larger: bool = False
@@ -169,14 +172,16 @@ class _Comparison:
         return sum(others, first)
 
     def run(self) -> Change:
-        sums, num_bad, is_rounding = _Sums(), 0, True
+        sums, num_bad, num_bad_in_base, is_rounding = _Sums(), 0, 0, True
         text_KI, sketch_OS, mixing_IS = None, None, self._mixing()
         for rows, base_RI, tuned_RI in self.blocks():
-            num_bad += _num_not_finite(tuned_RI)
-            if num_bad:  # from here on only counted: no norm means anything
+            energies = _energy(base_RI), _energy(tuned_RI)
+            num_bad_in_base += _num_not_finite(base_RI, energies[0])
+            num_bad += _num_not_finite(tuned_RI, energies[1])
+            if num_bad or num_bad_in_base:  # from here on only counted: no norm means anything
                 continue
             update_RI = tuned_RI - base_RI
-            sums.add(base_RI, tuned_RI, update_RI)
+            sums.add(*energies, update_RI)
             steps_RI = self._steps(rows)
             sums.add_steps(steps_RI)
             is_rounding = is_rounding and self.rounding.explains(base_RI, tuned_RI, steps_RI)
@@ -190,8 +195,10 @@ class _Comparison:
             if self.directions_DK is not None:
                 part_KI = self.directions_DK[rows].to(update_RI).T @ update_RI
                 text_KI = part_KI if text_KI is None else text_KI.add_(part_KI)
-        if num_bad:
-            return Change(status="changed", num_bad=num_bad)
+        if num_bad or num_bad_in_base:
+            return Change(status="changed", num_bad=num_bad, num_bad_in_base=num_bad_in_base)
+        if not sums.are_finite:  # entries so large that their squares are not
+            return Change(status="changed")
         change = sums.change("rounding" if is_rounding else "changed" if sums.update else "equal")
         if self.merge is not None:
             change = replace(change, merge=self.merge.fit())
@@ -243,13 +250,18 @@ class _Sums:
     update: float = 0.0
     steps: float = 0.0
 
-    def add(self, base: Tensor, tuned: Tensor, update: Tensor) -> None:
-        self.base += _energy(base)
-        self.tuned += _energy(tuned)
+    def add(self, base: float, tuned: float, update: Tensor) -> None:
+        self.base += base
+        self.tuned += tuned
         self.update += _energy(update)
 
     def add_steps(self, steps: Tensor | None) -> None:
         self.steps += 0.0 if steps is None else _energy(steps)
+
+    @property
+    def are_finite(self) -> bool:
+        """Whether all of them can be told."""
+        return math.isfinite(self.base + self.tuned + self.update)
 
     def change(self, status: Status) -> Change:
         """The norms as a `Change`."""
@@ -262,9 +274,9 @@ class _Sums:
         )
 
 
-def _num_not_finite(values: Tensor) -> int:
-    """NaN and infinite entries; where the norm is finite there are none, which is quicker to see."""
-    return 0 if _energy(values) < float("inf") else int((~torch.isfinite(values)).sum())
+def _num_not_finite(values: Tensor, energy: float) -> int:
+    """NaN and infinite entries; where their energy is finite there are none, which is quicker to see."""
+    return 0 if energy < math.inf else int((~torch.isfinite(values)).sum())
 
 
 def _energy(values: Tensor) -> float:

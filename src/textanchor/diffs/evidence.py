@@ -130,6 +130,11 @@ def tensors_are(number: int) -> str:
     return "1 tensor is" if number == 1 else f"{number} tensors are"
 
 
+def entries_that_are(number: int) -> str:
+    """ "1 entry that is" or "2 entries that are"."""
+    return "1 entry that is" if number == 1 else f"{number:,} entries that are"
+
+
 def and_more(number: int, what: str) -> str:
     """ ", and 2 whats", empty for none."""
     if number == 0:

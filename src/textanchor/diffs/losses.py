@@ -2,7 +2,15 @@
 
 from statistics import median
 
-from textanchor.diffs.evidence import Evidence, and_more, dtype_name, merged_dtype, tensors_are, whole_ratio
+from textanchor.diffs.evidence import (
+    Evidence,
+    and_more,
+    dtype_name,
+    entries_that_are,
+    merged_dtype,
+    tensors_are,
+    whole_ratio,
+)
 from textanchor.diffs.loading import ZERO3
 
 
@@ -24,7 +32,7 @@ def not_finite(evidence: Evidence) -> str | None:
     bad = [row for row in evidence.rows if row.num_bad]
     if not bad:
         return None
-    entries = "1 entry that is" if bad[0].num_bad == 1 else f"{bad[0].num_bad:,} entries that are"
+    entries = entries_that_are(bad[0].num_bad)
     more = and_more(len(bad) - 1, "other tensor")
     return f"the tuned weights are not finite: {bad[0].name} has {entries} NaN or infinite{more}"
 

@@ -1,6 +1,6 @@
 """Both checkpoints of a diff: opened, named by one model's structure, and matched."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.utils import CONFIG_NAME
 
 from textanchor.diffs.adapted import AdaptedCheckpoint
-from textanchor.diffs.adapters import read_adapter
+from textanchor.diffs.adapters import AdaptedModule, read_adapter
 from textanchor.diffs.checkpoint import Checkpoint, checkpoint_of_tensors
 from textanchor.diffs.compare import Source, compare
 from textanchor.diffs.folders import ADAPTER_CONFIG, is_adapter_folder, open_files
@@ -162,6 +162,11 @@ class Pair:
                 f"{len(found.weights.tensors)} tensors ({found.unmatched[0]}); give the adapter that was merged, and "
                 "the base that it was trained on"
             )
+        bad = next((name for module in found.modules.values() for name in _not_finite(found.weights, module)), None)
+        if bad is not None:
+            raise ModelError(
+                f"{folder}: {bad} is NaN or infinite in part, so nobody knows what was merged; leave it out"
+            )
         return adapted
 
     def _adapted(self, folder: Path) -> AdaptedCheckpoint:
@@ -215,6 +220,11 @@ class Pair:
                     f"{adapted.label}: settings that this version of PEFT does not know and leaves out: {names}"
                 )
         return found
+
+
+def _not_finite(weights: Checkpoint, module: AdaptedModule) -> Iterator[str]:
+    """Names of a module's tensors in an adapter's file that hold NaN or infinite entries."""
+    return (name for name in module.file_names.values() if not weights.whole(name).float().isfinite().all())
 
 
 def _resolved(given: Given) -> Path | Mapping[str, Tensor] | nn.Module:

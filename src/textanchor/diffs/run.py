@@ -8,7 +8,7 @@ from pathlib import Path
 from textanchor.config import to_dict
 from textanchor.diffs.adapted import AdaptedCheckpoint
 from textanchor.diffs.compare import Change, Source, compare
-from textanchor.diffs.evidence import Evidence, Stray
+from textanchor.diffs.evidence import Evidence, Stray, entries_that_are
 from textanchor.diffs.findings import find
 from textanchor.diffs.intruders import count_intruders, is_affordable
 from textanchor.diffs.merges import MergeFit
@@ -145,6 +145,11 @@ class _Comparison:
             expected=pair.expected_update(name),
             seed=self.seed,
         )
+        if change.num_bad_in_base:
+            raise ModelError(
+                f"{pair.base.label}: {name} has {entries_that_are(change.num_bad_in_base)} NaN or infinite, so nothing "
+                "can be compared with it; copy or download the base again"
+            )
         if change.merge is not None:
             self.merges[name] = change.merge
         return TensorRow(

@@ -20,6 +20,8 @@ from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import VLMParts, find_parts
 from textanchor.vlm.passes import run_images
 
+ROW_BY_ROW = "in Python, EvaluationOptions(sharing='off') scores row by row"
+"""Way out where questions cannot share an image's tokens."""
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
@@ -111,6 +113,11 @@ class ImageProjector:
     def _check(self, seen: list[Tensor], features: Sequence[Tensor] | None, ids: tuple[int, ...]) -> None:
         """The cache holds what goes into the projector, so nothing may happen to its output afterwards."""
         rows = [image.reshape(-1, image.shape[-1]) for image in features] if features is not None else []
+        if not all(torch.isfinite(own).all() for own in rows):
+            raise ModelError(
+                f"{type(self.model).__name__} makes NaN or infinite numbers of an image, so its weights are damaged; "
+                "`textanchor diff BASE MODEL` names the tensors"
+            )
         sound = len(rows) > 0 and len(seen) == 1
         sound = sound and ids.count(self.model.config.image_token_id) == sum(len(own) for own in rows)
         if sound:
@@ -119,7 +126,7 @@ class ImageProjector:
         if not sound:
             raise ModelError(
                 f"{type(self.model).__name__} does more with an image than its projector does, so questions cannot "
-                "share its tokens; evaluate with sharing='off'"
+                f"share its tokens; {ROW_BY_ROW}"
             )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from textanchor.data.items import ImageSource, open_image
 from textanchor.errors import ModelError
-from textanchor.evaluation.images import ImageProjector, ProjectedImage, expanded
+from textanchor.evaluation.images import ROW_BY_ROW, ImageProjector, ProjectedImage, expanded
 from textanchor.evaluation.prompting import EncodedItem
 from textanchor.evaluation.suite import EvaluationOptions, image_hash
 from textanchor.evaluation.token_tree import TokenTree, tree_states
@@ -167,5 +167,5 @@ def _check_expansion(processor: Any, item: EncodedItem, images: dict[str, Projec
     if len(ours) != len(theirs) or any(a is not None and a != b for a, b in zip(ours, theirs, strict=True)):
         raise ModelError(
             f"{type(processor).__name__} writes an image into this prompt in another way than by itself, so questions "
-            "cannot share its tokens; evaluate with sharing='off'"
+            f"cannot share its tokens; {ROW_BY_ROW}"
         )

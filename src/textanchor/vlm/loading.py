@@ -15,8 +15,9 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 import textanchor.vlm.efficientnet_tower  # noqa: F401  registers the tower, which a saved embedded model names
 from textanchor.errors import ModelError
+from textanchor.files import read_json
 from textanchor.vlm.model_config import REJECTIONS, empty_model, read_config, said_by_transformers
-from textanchor.vlm.weight_files import listed, weight_files
+from textanchor.vlm.weight_files import INDEX_FORM, listed, weight_files
 
 EMBEDDED = "embedded"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -61,8 +62,14 @@ def empty_vlm(name_or_path: str | Path) -> PreTrainedModel:
         return load_vlm(EMBEDDED)[0]
     if not Path(name).exists():
         return empty_model(name, read_config(name, local_only=_check_hub(name)))
-    if (Path(name) / SAFE_WEIGHTS_INDEX_NAME).is_file() and (reason := weight_files(Path(name)).refusal):
-        raise ModelError(f"{name}: {reason}")
+    index = Path(name) / SAFE_WEIGHTS_INDEX_NAME
+    if index.is_file():
+        if reason := weight_files(Path(name)).refusal:
+            raise ModelError(f"{name}: {reason}")
+        if not isinstance(read_json(index), dict):  # which from_pretrained passes over beside a single file
+            raise ModelError(
+                f"{index}: expected an object, {INDEX_FORM}; copy it again, or remove it if nothing needs it"
+            )
     return described_model(Path(name))
 
 

@@ -20,6 +20,7 @@ from textanchor.files import read_json
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 MAX_NAMES = 4
 EXPECTED = "expected weights as *.safetensors, found"
+INDEX_FORM = '{"metadata": {}, "weight_map": {tensor: file}}'
 CONVERT = "where you trust them, load them with from_pretrained and write them with save_pretrained"
 
 
@@ -99,8 +100,7 @@ def _nothing_chosen(folder: Path) -> str:
 def _unusable(named: Any, reason: str) -> str:
     if named is not None and not str(named).endswith(".json"):
         return f"{CONFIG_NAME} names {named!r} as transformers_weights, which from_pretrained refuses ({reason})"
-    form = '{"metadata": {}, "weight_map": {tensor: file}}'
-    return f"{named or SAFE_WEIGHTS_INDEX_NAME} is not of the form that from_pretrained reads, {form} ({reason})"
+    return f"{named or SAFE_WEIGHTS_INDEX_NAME} is not of the form that from_pretrained reads, {INDEX_FORM} ({reason})"
 
 
 def _require_own_safetensors(folder: Path, files: tuple[Path, ...], index: str) -> None:
