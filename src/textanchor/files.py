@@ -36,6 +36,8 @@ def atomic_file(path: Path | str, *, num_bytes: int | None = None) -> Iterator[P
     path = Path(path)
     if path.is_dir():
         raise OutputError(f"{path}: expected a file to write, found a folder; give the name of a file in it")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: is a device or a pipe, which a file would take the place of; give another name")
     temporary = temporary_sibling(path)
     with folder_made(path.parent, path), writing(path, num_bytes=num_bytes):
         try:
@@ -213,9 +215,17 @@ def sha256_of_sources(files: Iterable[Path], root: Path) -> str:
 
 
 def cache_dir() -> Path:
-    """Folder for what textanchor downloads or builds once: TEXTANCHOR_CACHE, or the platform's user cache."""
+    """Folder for what textanchor downloads or builds once: TEXTANCHOR_CACHE, or the platform's user cache.
+
+    OutputError where the former is of a user who is not there.
+    """
     if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser()
+        try:
+            return Path(chosen).expanduser()
+        except RuntimeError as error:
+            raise OutputError(
+                f"{CACHE_VARIABLE}={chosen}: nobody of that name has a home folder here; set it to another folder"
+            ) from error
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
     elif sys.platform == "darwin":

@@ -116,9 +116,9 @@ def folder_made(folder: Path, shown: Path | str) -> Iterator[None]:
     if file is not None:
         raise OutputError(f"{shown}: cannot be made, because {file} is a file; choose another place")
     missing = [path for path in above if not path.exists()]
-    with writing(shown):
-        folder.mkdir(parents=True, exist_ok=True)
     try:
+        with writing(shown):
+            folder.mkdir(parents=True, exist_ok=True)
         yield
     finally:
         for path in missing:
@@ -194,6 +194,14 @@ def _resolved(path: Path | str) -> Path:
     place = Path(os.path.realpath(path))
     if not place.name:
         raise OutputError(f"{path}: is the root of the file system; give a folder in it")
+    try:
+        os.fsencode(place).decode()  # names go into records
+        place.lstat()
+    except UnicodeDecodeError as error:
+        raise OutputError(f"{path!r}: holds bytes that are no UTF-8, so no record could name it; rename it") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OutputError(f"{intended(path)}: is too long for the name of a file; give a shorter one") from error
     return place
 
 

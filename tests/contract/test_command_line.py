@@ -220,3 +220,16 @@ def test_a_new_process_ends_with_code_2_and_no_traceback(tmp_path: Path) -> None
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1, "paths stay whole: long lines are not broken"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["parts", "caf\udce9"], ["--\udcff"], ["adapt", "a.yaml", "--output", "\udc80/b"]]
+)
+def test_arguments_that_are_no_text(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["textanchor", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 2
+    assert "holds bytes that are no UTF-8" in capsys.readouterr().err

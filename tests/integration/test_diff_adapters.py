@@ -194,6 +194,14 @@ def test_what_the_folder_cannot_tell_is_refused_by_name(kind: str, base: Path, t
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("content", [3, [], "text", None])
+def test_settings_that_are_no_mapping(content: Any, base: Path, tmp_path: Path) -> None:
+    adapter = trained(base, lora(), tmp_path / "adapter")
+    (adapter / "adapter_config.json").write_text(json.dumps(content))
+    with pytest.raises(ta.ModelError, match=r"adapter_config.json: expected a JSON object, found"):
+        ta.diff(base, adapter)
+
+
 def test_several_parameters_of_one_module(tmp_path: Path) -> None:
     """Experts that stand in one tensor: one adapter around another."""
     tiny_vlm("aria").save_pretrained(tmp_path / "in_memory", save_original_format=False)

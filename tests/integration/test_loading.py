@@ -71,7 +71,7 @@ def test_hub_is_not_asked_when_offline_is_set(monkeypatch):
         load_vlm("owner/model")
 
 
-@pytest.mark.parametrize("name", ["nowhere", "/nowhere/at/all", "../nowhere/model"])
+@pytest.mark.parametrize("name", ["nowhere", "/nowhere/at/all", "../nowhere/model", "", "x" * 300, "y/" * 3000])
 def test_missing_folder(name):
     with pytest.raises(ModelError, match="no such folder; give 'embedded'"):
         load_vlm(name)

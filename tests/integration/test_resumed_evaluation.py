@@ -11,6 +11,7 @@ import pytest
 
 from helpers.evaluation_runs import evaluate_tiny
 from helpers.tiny_chat import tiny_chat_model
+from textanchor.errors import TextanchorError
 from textanchor.evaluation.identity import answerer_hash
 from textanchor.evaluation.registry import load_suites
 from textanchor.evaluation.run import evaluate_to_folder
@@ -100,3 +101,23 @@ def test_a_killed_process_is_taken_up(tmp_path: Path) -> None:
     passes.clear()
     assert resumed.scores == evaluate_tiny(model, processor, tmp_path / "whole").scores
     assert computed < len(passes)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_error_before_the_first_answer_leaves_the_place_as_it_was(there: bool, tmp_path: Path) -> None:
+    model, processor = tiny_chat_model("llava")
+    processor.chat_template = processor.tokenizer.chat_template = "{{ raise_exception('no') }}"
+    if there:
+        (tmp_path / "out").mkdir()
+    for cache in (None, tmp_path / "cache"):
+        with pytest.raises(TextanchorError, match="chat template"):
+            evaluate_to_folder(
+                model,
+                processor,
+                load_suites(["color"], num_items=4),
+                tmp_path / "out",
+                name="tiny",
+                cache=cache,
+                progress=False,
+            )
+        assert list((tmp_path / "out").iterdir() if there else tmp_path.glob("out")) == []

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from textanchor.config import from_dict, load_config, save_config, to_dict
-from textanchor.errors import ConfigError
+from textanchor.errors import ConfigError, OutputError
+from textanchor.training.checkpoints import workspace_of
 from textanchor.training.config import AdaptConfig, DataConfig, PartConfig, PartsConfig, TrainingConfig
 
 LEAST: dict[str, Any] = {
@@ -85,3 +86,9 @@ def test_every_field_says_what_it_is() -> None:
             if isinstance(statement, ast.AnnAssign):
                 is_documented = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
                 assert is_documented, ast.unparse(statement)
+
+
+@pytest.mark.parametrize("output", [".", "..", "/", "a/.."])
+def test_an_output_without_a_name_has_no_place_for_checkpoints(output: str) -> None:
+    with pytest.raises(OutputError, match="is a folder that is in use; give the name of a new folder in it"):
+        workspace_of(Path(output))

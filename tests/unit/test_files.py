@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from textanchor.errors import DataError, TextanchorError
+from textanchor.errors import DataError, OutputError, TextanchorError
 from textanchor.files import (
+    CACHE_VARIABLE,
     atomic_directory,
     atomic_file,
     cache_dir,
@@ -122,3 +123,9 @@ def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert cache_dir() == tmp_path / "textanchor"
     monkeypatch.setenv("TEXTANCHOR_CACHE", str(tmp_path / "mine"))
     assert cache_dir() == tmp_path / "mine"
+
+
+def test_cache_dir_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, "~nosuchuser/cache")
+    with pytest.raises(OutputError, match="TEXTANCHOR_CACHE=~nosuchuser/cache: nobody of that name"):
+        cache_dir()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from textanchor.errors import ConfigError
+from textanchor.errors import ConfigError, OutputError
 from textanchor.experiment import code
 from textanchor.experiment.cells import Cell, expand, load_matrix
 from textanchor.experiment.command import compare
@@ -181,3 +181,32 @@ def test_the_code_hash_is_of_what_can_change_a_run(tmp_path: Path, monkeypatch: 
     assert code.code_hash() == before
     (tmp_path / "training/adapt.py").write_text("2")
     assert code.code_hash() != before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seeds": list(range(50_000))},
+        {"arms": {"l2sp": MATRIX["arms"]["l2sp"] | {"strengths": {"method.strength": [i + 1.0 for i in range(1300)]}}}},
+        {"arms": {"plain": {"learning_rates": [1 + i / 1e4 for i in range(5_000)]}}},
+    ],
+)
+def test_the_number_of_cells_is_bounded(changes: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"rates of all arms must be at most 5,000, found \d+,\d+"):
+        cells(tmp_path, **changes)
+
+
+def test_compare_names_the_file_of_a_cell_that_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "matrix.yaml").write_text(yaml.safe_dump(MATRIX | {"defaults": {"nonsense": 1}}, sort_keys=False))
+    with pytest.raises(ConfigError, match=r"matrix.yaml: small: cell plain__x1__digits__s0: unknown key 'nonsense'"):
+        compare(tmp_path / "matrix.yaml", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_compare_writes_into_no_folder_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "matrix.yaml").write_text(yaml.safe_dump(MATRIX))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "theirs").touch()
+    with pytest.raises(OutputError, match="out: the output folder is not empty"):
+        compare(tmp_path / "matrix.yaml", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs"]

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from textanchor.errors import OutputError
-from textanchor.files import atomic_directory, write_text
+from textanchor.files import atomic_directory, atomic_file, write_text
 from textanchor.outputs import (
     LOCK,
     claimed,
@@ -270,3 +270,29 @@ def test_scratch_is_gone_afterwards_and_so_is_what_a_kill_left(tmp_path: Path) -
     with scratch_directory(tmp_path / "new"):
         pass
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x" * 300, "is too long for the name of a file"),
+        ("/".join(["y" * 200] * 30), "is too long for the name of a file"),
+        ("a/" + "z" * 256 + "/b", "too long"),
+        ("caf\udce9", "holds bytes that are no UTF-8"),
+        ("a\udcff/b", "holds bytes that are no UTF-8"),
+    ],
+)
+def test_names_that_no_file_or_no_record_can_have(name: str, message: str, tmp_path: Path) -> None:
+    for refused in (claimed(tmp_path / name), atomic_directory(tmp_path / name)):
+        with pytest.raises(OutputError, match=message), refused:
+            pass
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_no_file_takes_the_place_of_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="pipe: is a device or a pipe"):
+        write_text(tmp_path / "pipe", "a")
+    with pytest.raises(OutputError, match="/dev/null: is a device"), atomic_file("/dev/null"):
+        raise AssertionError("a device would be replaced")
+    assert (tmp_path / "pipe").is_fifo()

@@ -1,6 +1,7 @@
 """The `textanchor` command: the list of verbs, and what becomes of errors."""
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -10,7 +11,8 @@ from typer.core import TyperGroup
 
 from textanchor import __version__
 from textanchor.cli import adapt, compare, demo, diff, doctor, evaluate, fetch, measure, parts, repair, report
-from textanchor.errors import TextanchorError
+from textanchor.errors import TextanchorError, shown
+from textanchor.files import HALF_CHARACTER
 
 EXIT_MISTAKE = 2
 """A mistake that the user can mend."""
@@ -96,4 +98,7 @@ def main() -> None:
     """Entry point of the console script."""
     logging.basicConfig(format="%(message)s")  # to standard error
     logging.getLogger("textanchor").setLevel(logging.INFO)
+    if no_text := next(filter(HALF_CHARACTER.search, sys.argv[1:]), None):
+        _say_error(f"{shown(no_text)} holds bytes that are no UTF-8, and no record could name it; rename the file")
+        sys.exit(EXIT_MISTAKE)
     app()

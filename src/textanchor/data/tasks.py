@@ -36,7 +36,7 @@ def drawn_seeds(split: Split, seed: int) -> Iterator[int]:
 
 def require_drawable(num_items: int) -> None:
     """ConfigError where so many items, each with its image, would fill memory or take for ever to draw."""
-    require_range("the number of items that are drawn", num_items, least=0, most=MOST_DRAWN)
+    require_range("num_items or num_images, of what is drawn here,", num_items, least=0, most=MOST_DRAWN)
 
 
 def _shuffled(indices: Iterable[int], split: Split, seed: int) -> Iterator[int]:

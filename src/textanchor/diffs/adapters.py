@@ -20,7 +20,7 @@ from textanchor.diffs.checkpoint import Checkpoint, Problem
 from textanchor.diffs.folders import ADAPTER_CONFIG, open_adapter_weights
 from textanchor.diffs.loading import ZERO3
 from textanchor.diffs.structure import Structure
-from textanchor.errors import ModelError
+from textanchor.errors import ModelError, shown
 from textanchor.files import read_json
 from textanchor.vlm.names import base_modules, joined, peft_layers
 
@@ -147,6 +147,10 @@ def asking_peft(folder: Path, what: str, way_out: str) -> Iterator[None]:
 def _config(folder: Path, settings: Mapping[str, Any]) -> Any:
     from peft import PeftConfig
 
+    if not isinstance(settings, dict):
+        raise ModelError(
+            f"{folder / ADAPTER_CONFIG}: expected a JSON object, found {shown(settings)}; copy or download it again"
+        )
     with asking_peft(
         folder, f"read {ADAPTER_CONFIG}", f"found peft_type {settings.get('peft_type')!r}: check the file"
     ):

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,7 @@ def evaluate_to_folder(
     hashes = {suite.name: sha256_of_json([suite_hash(suite), answerer]) for suite in suites}
     with claimed(folder):
         done = _Finished.read(folder, model_hash)
-        with adding(GOES_ON):
-            done.write_state()
+        with adding(GOES_ON), done.begun():
             for suite in suites:
                 if done.hashes.get(suite.name) != hashes[suite.name]:
                     with (
@@ -185,8 +184,22 @@ class _Finished:
         self.hashes[suite] = suite_hash
         self.write_state()
 
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Within it, the folder is known as one to take up; an error before anything was computed leaves nothing."""
+        is_new = not self.folder.exists()
+        self.write_state()
+        try:
+            yield
+        finally:
+            journals = self.folder / JOURNALS
+            if not self.rows and not any(journals.glob("*")):
+                (self.folder / FINISHED).unlink()
+                for empty in (journals, self.folder) if is_new else (journals,):
+                    with suppress(OSError):  # it is not there, or something else is in it
+                        empty.rmdir()
+
     def write_state(self) -> None:
-        """So that the folder is known as one to take up."""
         suites = {name: {"suite": sha, "rows": _rows_hash(self.rows[name])} for name, sha in self.hashes.items()}
         write_sealed_json(self.folder / FINISHED, {"model": self.model_hash, "suites": suites})
 

@@ -1,11 +1,13 @@
 """From a matrix to its cells: the runs, each with its whole configuration, checked before anything is run."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from textanchor.bounds import require_range
 from textanchor.config import from_dict, load_config, to_dict
 from textanchor.data.tasks import TASKS
 from textanchor.errors import ConfigError
@@ -21,6 +23,8 @@ OUTPUT = Path("output")
 FIXED = {"output": "a comparison writes no models", "training.seed": "the matrix has seeds"}
 MOST_SHOWN = 24
 """Characters of a value in a file name."""
+MOST_CELLS = 5_000
+"""Each is a run; more of them is a slip, and would be expanded for minutes."""
 LONGEST_NAME = 230
 """Characters of a cell's name: file systems take 255, and a file has some more while it is being written."""
 
@@ -77,11 +81,23 @@ def load_matrix(path: Path | str) -> MatrixConfig:
     return load_config(MatrixConfig, path)
 
 
+def load_cells(path: Path | str) -> tuple[MatrixConfig, list[Cell]]:
+    """The matrix in a YAML file and its cells; ConfigError naming file, and key or cell, where they are none."""
+    matrix = load_matrix(path)
+    try:
+        return matrix, expand(matrix)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
 def expand(matrix: MatrixConfig) -> list[Cell]:
     """All cells, seed by seed and task by task, so that a comparison that is cut short is a balanced one.
 
-    ConfigError that names the cell where one is no valid adaptation run.
+    ConfigError that names the cell where one is no valid adaptation run, and where there are too many of them.
     """
+    num_ways = sum(len(list(_strengths(arm))) * len(arm.learning_rates) for arm in matrix.arms.values())
+    num_cells = len(matrix.seeds) * len(matrix.tasks) * num_ways
+    require_range("seeds x tasks x strengths and rates of all arms", num_cells, most=MOST_CELLS)
     cells = [
         _cell(matrix, task, arm, strength, rate, seed)
         for seed in matrix.seeds
@@ -91,7 +107,7 @@ def expand(matrix: MatrixConfig) -> list[Cell]:
         for rate in options.learning_rates
     ]
     names = [cell.name for cell in cells]
-    doubled = next((name for name in names if names.count(name) > 1), None)
+    doubled = next((name for name, times in Counter(names).items() if times > 1), None)
     if doubled is not None:
         raise ConfigError(f"{matrix.name}: two cells are called {doubled}; give each strength and rate once")
     longest = max(names, key=len)

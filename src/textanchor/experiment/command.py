@@ -11,13 +11,13 @@ from rich.console import Console
 from textanchor.bounds import require_range
 from textanchor.errors import ConfigError, ModelError, OutputError
 from textanchor.experiment.bench import Bench, Loader
-from textanchor.experiment.cells import Cell, expand, load_matrix
+from textanchor.experiment.cells import Cell, load_cells
 from textanchor.experiment.code import code_hash
 from textanchor.experiment.reading.summary import PAGE, write_summary
 from textanchor.experiment.results import FAILED, Results, Status
 from textanchor.experiment.run import run_cell
 from textanchor.files import lines_of
-from textanchor.outputs import adding, claimed, require_free_directory, scratch_directory
+from textanchor.outputs import adding, claimed, scratch_directory
 from textanchor.report.compare import compare_tables
 from textanchor.tables import terminal_tables
 from textanchor.vlm.loading import load_vlm
@@ -71,8 +71,8 @@ def compare(
     """
     require_range("--max-minutes", max_minutes, least=0)
     say = say or _say
-    loaded = load_matrix(matrix)
-    name, cells = loaded.name, _chosen(expand(loaded), only)
+    loaded, cells = load_cells(matrix)
+    name, cells = loaded.name, _chosen(cells, only)
     results, code = Results(out), code_hash()
     if dry_run:
         status = results.status(cells, code)
@@ -81,7 +81,7 @@ def compare(
             say(f"  {_state(cell, status)}  {cell.name}")
         return Outcome(len(status.done), len(status.failed), len(status.left), out)
     with claimed(out):
-        require_free_directory(out, overwrite=True)
+        results.require_own_folder()
         results.clear_half_written()
         status = results.status(cells, code, rerun_stale=rerun_stale)
         say(_told(status))

@@ -8,7 +8,7 @@ from pathlib import Path
 from textanchor.errors import DataError, TextanchorError
 from textanchor.experiment.cells import Cell
 from textanchor.files import write_text
-from textanchor.outputs import clear_half_written, finished, writing
+from textanchor.outputs import clear_half_written, finished, require_free_directory, writing
 from textanchor.records import RunRecord
 from textanchor.vlm.precision import Format
 
@@ -40,6 +40,11 @@ class Results:
 
     def __init__(self, folder: Path):
         self.folder = folder
+
+    def require_own_folder(self) -> None:
+        """OutputError where the place is a file, or a folder that holds something, but no comparison to go on with."""
+        is_begun = any((self.folder / name).is_dir() for name in (RUNS, FAILED, STALE))
+        require_free_directory(self.folder, overwrite=is_begun)
 
     def clear_half_written(self) -> None:
         """Remove what a killed call left; the folder must be claimed."""

@@ -76,7 +76,9 @@ def _difference(before: Any, now: Any, place: str = "") -> str:
 
 
 def workspace_of(output: Path) -> Path:
-    """Folder of the checkpoints of the run that writes to `output`."""
+    """Folder of the checkpoints of the run that writes to `output`; OutputError where that is no name."""
+    if output.name in ("", ".."):
+        raise OutputError(f"{output}: is a folder that is in use; give the name of a new folder in it")
     return output.with_name(output.name + ".checkpoints")
 
 

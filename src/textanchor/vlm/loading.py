@@ -1,5 +1,6 @@
 """Load a vision-language model and its processor: ours, a folder, or a hub id; safetensors only, no remote code."""
 
+import os
 import re
 import urllib.error
 import urllib.request
@@ -37,7 +38,7 @@ def load_vlm(name_or_path: str | Path, *, dtype: torch.dtype = torch.float32) ->
 
         model, processor = load_embedded()
         return model.to(dtype), processor  # pyright: ignore[reportArgumentType]
-    local_only = _check_folder(Path(name)) if Path(name).exists() else _check_hub(name)
+    local_only = _check_folder(Path(name)) if os.path.exists(name) else _check_hub(name)
     config = read_config(name, local_only=local_only)
     return _load_model(name, config, dtype, local_only), _load_processor(name, local_only)
 
@@ -47,7 +48,7 @@ def load_model(name_or_path: str | Path) -> PreTrainedModel:
     name = str(name_or_path)
     if name == EMBEDDED:
         return load_vlm(EMBEDDED)[0]
-    local_only = _check_folder(Path(name)) if Path(name).exists() else _check_hub(name)
+    local_only = _check_folder(Path(name)) if os.path.exists(name) else _check_hub(name)
     return _load_model(name, read_config(name, local_only=local_only), torch.float32, local_only)
 
 
@@ -60,7 +61,7 @@ def empty_vlm(name_or_path: str | Path) -> PreTrainedModel:
     name = str(name_or_path)
     if name == EMBEDDED:
         return load_vlm(EMBEDDED)[0]
-    if not Path(name).exists():
+    if not os.path.exists(name):  # not `Path.exists`, which fails on a name that is too long for a file
         return empty_model(name, read_config(name, local_only=_check_hub(name)))
     index = Path(name) / SAFE_WEIGHTS_INDEX_NAME
     if index.is_file():
@@ -125,7 +126,7 @@ def _check_hub(name: str) -> bool:
     """Whether only cached files may be read, as the hub is out of reach; ModelError where that leaves nothing."""
     if not HUB_ID.fullmatch(name):
         known = f"{EMBEDDED!r}, a saved model's folder, or a hub id such as owner/name"
-        raise ModelError(f"{name}: no such folder; give {known}")
+        raise ModelError(f"{name or repr(name)}: no such folder; give {known}")
     if hub_answers():
         return False
     if not isinstance(try_to_load_from_cache(name, "config.json"), str):
