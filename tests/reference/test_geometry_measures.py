@@ -225,6 +225,17 @@ def test_modality_integration_rate() -> None:
     assert found.rate == near(math.log10(sum(expected)))
 
 
+def test_the_fast_mode_of_the_published_mir_takes_no_root() -> None:
+    visual, text = (np.cov(cone(60, seed=seed).numpy(), rowvar=False) for seed in (0, 9))
+    product = visual @ text
+    y, z = product, np.eye(len(product))
+    for _ in range(5):  # shikiw/Modality-Integration-Rate, mir_util.py: MatrixSquareRoot
+        y = 0.5 * (y + np.linalg.inv(z) @ product)
+        z = 0.5 * (z + np.linalg.inv(y) @ product)
+    np.testing.assert_allclose(y, product, rtol=1e-6, atol=1e-9)
+    assert np.trace(scipy.linalg.sqrtm(product)).real != pytest.approx(np.trace(product), rel=0.1)
+
+
 def test_nearest_text_tokens() -> None:
     visual, table = cone(300), cone(30, seed=8)
     cosines = 1 - scipy.spatial.distance.cdist(visual.numpy(), table.numpy(), "cosine")

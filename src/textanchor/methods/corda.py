@@ -21,6 +21,10 @@ class CorDA(LoraFromTexts):
     trained without restriction. The audit counts changes from W0. Only for LoRA on the language model: texts say
     nothing of the projector's inputs. Exported as plain weights only, because the base layers have changed.
 
+    PEFT divides the inputs of each text by their largest value before it adds up C, and damps C: .01 of the mean of its
+    diagonal is added to the diagonal, and doubled until C C^-1 is within .05 of the identity. Both are left as they
+    are, so a text with large values counts less, and B A is that of the damped C.
+
     Source: Yang et al., arXiv 2406.05223 (KPM); the implementation is PEFT's (`preprocess_corda`).
     """
 

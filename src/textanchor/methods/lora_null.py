@@ -21,8 +21,9 @@ class LoRANull(LoraFromTexts):
 
     B0 A0 is taken from the base layer, so the model starts as it was, and both factors are trained; with freeze_a only
     B is, so that the update stays in the span of N. Both factors are divided by the square root of LoRA's alpha / rank,
-    which is ours: their code has a factor of 1. The audit counts changes from W0. Only for LoRA on the language model.
-    Exported as plain weights only, because the base layers have changed.
+    which is ours: their code has a factor of 1. It also divides the inputs of each text by their largest value; here
+    E[x x^T] is that of the inputs as they are, so each token counts by its own length. The audit counts changes from
+    W0. Only for LoRA on the language model. Exported as plain weights only, because the base layers have changed.
 
     Source: Tang et al., "LoRA-Null", arXiv 2503.02659, from the formula (their code is for LLaMA alone).
     """

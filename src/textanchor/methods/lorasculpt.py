@@ -23,6 +23,8 @@ class LoRASculpt(AbstractMethod):
 
     M = tanh(omega * |1 / log(|W0| / ||W0||_F)|), elementwise, so that it is near 1 at the largest weights. Delta is the
     merged update of LoRA (their code leaves out its factor alpha / rank), or W - W0 where a linear is trained in full.
+    Each part has a mean and a strength of its own, over all its trained linears; their code takes one mean over the
+    attention's q, k and v and the projector together, so that the projector's few linears hardly count.
     Without their sparse masks on A and B: this is the conflict mitigation regulariser alone.
 
     Source: Liang et al., arXiv 2503.16843, and LiangJian24/LoRASculpt, llava/train/LoRASculpt_Trainer.py.

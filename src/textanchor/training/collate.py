@@ -30,7 +30,7 @@ class Collator:
             "attention_mask": padded([torch.ones_like(e.input_ids_L) for e in examples], 0),
             "labels": padded([e.labels_L for e in examples], IGNORED),
         }
-        for name in sorted({name for e in examples for name in e.token_inputs}):
+        for name in sorted({name for e in examples for name in e.token_inputs} - batch.keys()):
             batch[name] = padded([e.token_inputs.get(name, torch.zeros_like(e.input_ids_L)) for e in examples], 0)
         for name in sorted({name for e in examples for name in e.visual_inputs}):
             batch[name] = joined([e.visual_inputs[name] for e in examples if name in e.visual_inputs])

@@ -18,6 +18,7 @@ from textanchor.data.tasks import load_conversations
 from textanchor.errors import ConfigError, DataError
 from textanchor.training.collate import Collator
 from textanchor.training.sequences import IGNORED, encode
+from textanchor.vlm.chat import reads_prefix_both_ways
 
 MAX_TEXT_TOKENS = 512
 
@@ -67,12 +68,16 @@ def text_inputs(processor: Any, texts: Sequence[str], device: torch.device) -> I
 
 
 def text_batches(processor: Any, texts: Sequence[str], device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """`text_inputs` with every token but the first as a label; texts of one token left out."""
+    """`text_inputs` with every token but the first as a label; texts of one token left out.
+
+    For a model that reads in both directions what is not marked as an answer, every token is marked.
+    """
     for inputs in text_inputs(processor, texts, device):
         if inputs["input_ids"].shape[1] > 1:
             labels_1L = inputs["input_ids"].clone()
             labels_1L[:, 0] = IGNORED
-            yield inputs | {"labels": labels_1L}
+            marks = {"token_type_ids": torch.ones_like(labels_1L)} if reads_prefix_both_ways(processor) else {}
+            yield inputs | marks | {"labels": labels_1L}
 
 
 def conversation_batches(

@@ -5,6 +5,8 @@ Notable:
   continues a tokenized prompt; tokenizing the whole could merge characters across that border;
 - on its own, but behind what precedes it, whose tokens are then cut off: SentencePiece tokenizers mark the beginning of
   a text as if a space stood there, which no prompt or answer inside a conversation has;
+- PaliGemma's processor takes no text without an image, so its tokenizer reads later turns, and its model reads in both
+  directions what token_type_ids mark with 0, so everything from the first answer on is marked with 1;
 - the text comes from the processor's chat template, rendered up to each border: no family's format is written down
   here.
 
@@ -22,7 +24,7 @@ from torch import Tensor
 from textanchor.data.items import PLACEHOLDER, Conversation, open_image
 from textanchor.errors import DataError, ModelError
 from textanchor.evaluation.prompting import reserved_tokens
-from textanchor.vlm.chat import process, render_chat
+from textanchor.vlm.chat import process, reads_prefix_both_ways, render_chat
 
 IGNORED = -100
 """Label of tokens that are not learned."""
@@ -66,9 +68,15 @@ class _Piece:
 def encode(conversation: Conversation, processor: Any, *, max_tokens: int | None = None) -> Example:
     """The conversation as (L,) ids and labels with the processor's other inputs.
 
-    DataError naming the conversation where placeholders and images do not match, an answer holds a placeholder or the
-    sequence is longer than `max_tokens`; ModelError where the chat template is missing or rewrites earlier turns.
+    DataError naming the conversation where placeholders and images do not match, an answer holds a placeholder, the
+    sequence is longer than `max_tokens`, or there is no image and the processor takes nothing without one; ModelError
+    where the chat template is missing or rewrites earlier turns.
     """
+    if reads_prefix_both_ways(processor) and not conversation.images:
+        raise DataError(
+            f"conversation {conversation.id}: it has no image, and {type(processor).__name__} takes no text without "
+            "one; leave such conversations out of the data of this model"
+        )
     pieces: list[_Piece] = []
     for segment in segments(conversation, processor):
         pieces.append(_piece(segment, pieces[-1].segment if pieces else None, processor))
@@ -80,6 +88,8 @@ def encode(conversation: Conversation, processor: Any, *, max_tokens: int | None
         )
     names = sorted({name for p in pieces for name in p.per_token} - {"attention_mask"})
     per_token = {n: torch.cat([p.per_token.get(n, torch.zeros_like(p.ids_L)) for p in pieces]) for n in names}
+    if reads_prefix_both_ways(processor):
+        per_token["token_type_ids"] = ((labels_L != IGNORED).cumsum(0) > 0).long()
     return Example(conversation.id, per_token.pop("input_ids"), labels_L, per_token, _visual_inputs(pieces, processor))
 
 
@@ -167,6 +177,8 @@ def _piece(segment: Segment, before: Segment | None, processor: Any) -> _Piece:
 def _later_piece(segment: Segment, before: Segment, processor: Any) -> _Piece:
     """The segment tokenized behind the end of the one before it, without the tokens of that end."""
     lead = _after_images(before.text, processor)
+    if before.images and reads_prefix_both_ways(processor):
+        lead += "\n"
     lead_L = _processed(lead, (), processor, add_special_tokens=False)[0]["input_ids"] if lead else torch.zeros(0)
     per_token, visual = _processed(lead + segment.text, segment.images, processor, add_special_tokens=False)
     if not torch.equal(per_token["input_ids"][: len(lead_L)], lead_L):  # characters merged across the border
@@ -187,10 +199,11 @@ def _processed(
     text: str, images: tuple[Image.Image, ...], processor: Any, *, add_special_tokens: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Inputs of one text with its images: those with one value for each token as (L,), and the others as they are."""
+    alone = not images and reads_prefix_both_ways(processor)
     inputs = process(
-        processor,
+        processor.tokenizer if alone else processor,
         text=[text],
-        images=[list(images)] if images else None,
+        **({} if alone else {"images": [list(images)] if images else None}),
         add_special_tokens=add_special_tokens,
         return_tensors="pt",
     )

@@ -10,6 +10,12 @@ from jinja2 import TemplateError
 
 from textanchor.errors import ModelError, shown
 
+PREFIX_READERS = ("PaliGemmaProcessor",)
+"""Processors of models that read in both directions whatever token_type_ids do not mark with 1 as an answer.
+
+They take no text without an image, and end the text of one that has an image with a line break of their own.
+"""
+
 REFUSALS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
 
@@ -32,13 +38,26 @@ def render_chat(
     return text
 
 
+def reads_prefix_both_ways(processor: Any) -> bool:
+    """Whether the processor is one of `PREFIX_READERS`."""
+    return type(processor).__name__ in PREFIX_READERS
+
+
 def process(processor: Any, **inputs: Any) -> Any:
-    """What the processor gives for `inputs`; ModelError where it refuses them."""
+    """What the processor gives for `inputs`, without labels of its own; ModelError where it refuses them."""
+    name = type(processor).__name__
+    if reads_prefix_both_ways(processor) and not inputs.get("images"):
+        raise ModelError(
+            f"{name} takes no text without an image, and here is {shown(inputs['text'][0][-60:])}; leave out the rows "
+            "without an image, or ask another model"
+        )
     try:
-        return processor(**inputs)
+        given = processor(**inputs)
     except REFUSALS as error:
         raise ModelError(
-            f"{type(processor).__name__} refuses the text {shown(inputs['text'][0][-60:])} with its images "
+            f"{name} refuses the text {shown(inputs['text'][0][-60:])} with its images "
             f"({type(error).__name__}: {error}); the chat template must write one place for each image, and images "
             "must be such as this model reads"
         ) from error
+    given.pop("labels", None)
+    return given

@@ -8,20 +8,19 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from textanchor.errors import ModelError
+from textanchor.vlm.causal import PROBE_IDS, causal_on_text, require_causal
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import find_parts
 from textanchor.vlm.search import description
-
-PROBE_IDS = (3, 5, 4, 7, 6, 3)
-"""Tokens on which backbone and whole model are compared; any do, and every vocabulary has these."""
 
 
 def text_backbone(model: nn.Module) -> Any:
     """A causal language model made of the decoder and output head of `model`: no copy, so no memory of its own.
 
     The model itself is returned where Transformers has no causal model of the decoder's class (Qwen2-VL), or where that
-    class computes other logits than the whole model does on text (Aya Vision scales them). ModelError for an
-    encoder-decoder. LoRA layers and other changes inside the decoder stay in effect.
+    class computes other logits than the whole model does on text (Aya Vision scales them). It reads a text causally,
+    also where the model does not (PaliGemma). LoRA layers and other changes inside the decoder stay in effect.
+    ModelError for an encoder-decoder, and for a model that cannot read a text causally.
     """
     plain: Any = unwrapped(model)
     if plain.config.is_encoder_decoder:
@@ -31,6 +30,8 @@ def text_backbone(model: nn.Module) -> Any:
     whole = _nested_causal_model(model)
     if whole is not None:  # BLIP-2 cannot run without an image, but what it holds is a whole language model
         return whole
+    plain = unwrapped(causal_on_text(model))
+    require_causal(plain)
     backbone = _assembled(plain)
     return backbone if backbone is not None and _same_logits(plain, backbone) else plain
 

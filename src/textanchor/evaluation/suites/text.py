@@ -19,6 +19,7 @@ from textanchor.evaluation.prompting import tokenizer_of
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, measuring
 from textanchor.files import sha256_of_json
 from textanchor.records import Score
+from textanchor.vlm.causal import causal_on_text, require_causal
 from textanchor.vlm.hashing import tensors_hash
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.precision import computing_in
@@ -79,13 +80,18 @@ class TextSuite(AbstractSuite):
             for measured in (model, self.base):
                 if measured is not None:
                     stack.enter_context(measuring(measured))
-            return list(self._rows(model, ids, options))
+            causal = causal_on_text(model)
+            require_causal(unwrapped(causal))
+            base = causal if self.base is None or unwrapped(model) is self.base else causal_on_text(self.base)
+            return list(self._rows(causal, base, ids, options))
 
-    def _rows(self, model: nn.Module, ids: dict[str, list[int]], options: EvaluationOptions) -> Iterator[Score]:
+    def _rows(
+        self, model: nn.Module, base: nn.Module, ids: dict[str, list[int]], options: EvaluationOptions
+    ) -> Iterator[Score]:
         for batch in _batches(ids, vocabulary_size(model)):
             found = options.known(lambda batch=batch: batch)
             if found is None:
-                found = self._values(model, [ids[name] for name in batch], options)
+                found = self._values(model, base, [ids[name] for name in batch], options)
                 kept = {name: values for name, values in zip(batch, found, strict=True)}
                 options.keep(lambda kept=kept: kept)
             for name, values in zip(batch, found, strict=True):
@@ -93,13 +99,15 @@ class TextSuite(AbstractSuite):
                     yield Score(suite=self.name, version=self.version, item_id=name, metric=metric, value=value)
             options.finished(len(batch))
 
-    def _values(self, model: nn.Module, rows: list[list[int]], options: EvaluationOptions) -> list[dict[str, float]]:
+    def _values(
+        self, model: nn.Module, base: nn.Module, rows: list[list[int]], options: EvaluationOptions
+    ) -> list[dict[str, float]]:
         """Values by metric of each text."""
         targets_T = torch.cat([torch.tensor(row[1:]) for row in rows])
         log_p_TV = _log_p(model, rows, options)
         columns = {"nats": -log_p_TV.gather(1, targets_T[:, None].to(log_p_TV.device))[:, 0]}
         if self.base is not None:
-            base_TV = log_p_TV if unwrapped(model) is self.base else self._base_states.log_p(self.base, rows, options)
+            base_TV = log_p_TV if base is model else self._base_states.log_p(base, rows, options)
             columns["base_kl"] = F.kl_div(log_p_TV, base_TV, log_target=True, reduction="none").sum(dim=-1)
         counts = [len(row) - 1 for row in rows]
         sums = {metric: [part.sum().item() for part in column_T.split(counts)] for metric, column_T in columns.items()}
