@@ -5,6 +5,8 @@ from torch import ones, tensor
 from helpers.tiny_config import IMAGE, SLIDING, image, patches, pixels, rope
 from helpers.tiny_families_shrunk_more import FLAT, GRID, MROPE, OCR_VISION, POSITIONS, SHRUNK_MORE, Shrunk
 
+SHORT_RANGE = dict(swa_num_attention_heads=4, swa_num_key_value_heads=2, swa_head_dim=8)
+
 SHRUNK: dict[str, Shrunk] = SHRUNK_MORE | {
     "blip": ({}, image(0)),
     "chameleon": (
@@ -171,12 +173,19 @@ SHRUNK: dict[str, Shrunk] = SHRUNK_MORE | {
         image(0, 1, 1, 3, 32, 32, image_attention_mask=ones(1, 7, 1).long()),
     ),
     "inkling2": (
-        dict(vision_config=dict(projection_hidden_dim=32, posemb_grid_size=4, spatial_merge_size=2, patch_size=8)),
+        dict(
+            text_config=SHORT_RANGE,
+            vision_config=dict(projection_hidden_dim=32, posemb_grid_size=4, spatial_merge_size=2, patch_size=8),
+        ),
         image(4, 4, 16, 16, 3, image_grid_thw=tensor([[1, 2, 2]])),
     ),
     "inkling_mm_model": (
-        dict(vision_config=dict(n_layers=5, num_hidden_layers=5), audio_config=dict(mel_vocab_size=8, n_mel_bins=4)),
-        image(4, 4, 2, 8, 8, 3),
+        dict(
+            text_config=SHORT_RANGE,
+            vision_config=dict(n_layers=2, num_hidden_layers=2, patch_size=2),
+            audio_config=dict(mel_vocab_size=8, n_mel_bins=4),
+        ),
+        image(4, 4, 2, 2, 2, 3),
     ),
     "instructblipvideo": (
         dict(num_query_tokens=4, video_token_index=IMAGE, text_config=dict(word_embed_proj_dim=32)),

@@ -101,13 +101,13 @@ def test_what_a_model_or_processor_lacks_is_told_with_a_way_out() -> None:
     parts, whole = perturbed("llava"), tiny_inputs("llava")
     with pytest.raises(ModelError, match=r"SimpleNamespace has no image_processor.*mapping"):
         anchor_of(parts, TOKENIZER_ALONE, noise_images(1))
-    with pytest.raises(ModelError, match=r"refuses the inputs .*RuntimeError.*mapping"):
+    with pytest.raises(ModelError, match=r"refuses the batch .RuntimeError.*pixel_values.*mapping"):
         anchor_of(parts, TOKENIZER_ALONE, [whole | {"pixel_values": torch.randn(1, 2, 32, 32)}])
     text_alone = {"input_ids": torch.tensor([[5, 6]])}
     with pytest.raises(ModelError, match=r"multi_modal_projector\) does not run on the inputs input_ids;"):
         anchor_of(parts, TOKENIZER_ALONE, [text_alone])
     idefics = perturbed("idefics")
-    with pytest.raises(ModelError, match=r"takes no text without an image.*linears=\[\]"):
+    with pytest.raises(ModelError, match=r"takes no text alone.*linears=\[\]"):
         anchor_of(idefics, TOKENIZER_ALONE, [], linears=list(idefics.text_linears()))
 
 

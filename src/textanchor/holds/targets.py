@@ -14,6 +14,10 @@ from textanchor.errors import HoldError
 from textanchor.holds.bits import bit_hashes, dense, is_quantized
 from textanchor.holds.entries import NOT_TRAINED
 from textanchor.vlm.names import base_modules, is_within, joined, peft_layers
+from textanchor.vlm.parts import is_of_experts
+
+EXPERTS = "experts in one tensor, out of reach of LoRA on linears and of rules, so they stay as they are"
+"""Why such a tensor is frozen, trained or not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,9 @@ def find_targets(
     frozen: dict[str, str] = {}
     for name, parameter in parameters.items():
         owner = next((layer for layer in layers if is_within(name, layer)), name.rpartition(".")[0])
-        if not parameter.requires_grad:
+        if is_of_experts(parameter, modules.get(owner)):
+            frozen[name] = EXPERTS
+        elif not parameter.requires_grad:
             frozen[name] = NOT_TRAINED
         elif owner in targets:
             pass

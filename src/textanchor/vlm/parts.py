@@ -117,6 +117,18 @@ class VLMParts:
             if self.part_of(name) == "language_model" and not is_within(name, self.output_head or ())
         }
 
+    def experts(self) -> dict[str, nn.Parameter]:
+        """Tensors of the language model that hold all experts of a layer: (expert, out, in), or (expert, in, out).
+
+        They are no linears, so neither LoRA on linears nor a rule reaches them.
+        """
+        modules = base_modules(self.model)
+        return {
+            name: parameter
+            for name, parameter in self.parameters_of("language_model").items()
+            if is_of_experts(parameter, modules.get(name.rpartition(".")[0]))
+        }
+
     def parameters_of(self, part: Part) -> dict[str, nn.Parameter]:
         """Base name to parameter of one part, adapter weights included; the parts are disjoint and cover the model."""
         return {name: p for name, p in base_parameters(self.model).items() if self.part_of(name) == part}
@@ -263,6 +275,11 @@ def _ends(model: nn.Module, paths: Sequence[str]) -> tuple[str, str, tuple[str, 
     entry, output = ([*listed(family.projector_input), entry][0], [*listed(family.projector_output), output][0])
     further = [name for path in family.further_outputs for name in listed(path) if name != output]
     return entry, output, tuple(further)
+
+
+def is_of_experts(parameter: nn.Parameter, owner: nn.Module | None) -> bool:
+    """Whether a parameter of module `owner` holds several experts: Transformers ends the names of such classes so."""
+    return parameter.ndim == 3 and type(owner).__name__.endswith("Experts")
 
 
 def linears_within(modules: dict[str, nn.Module], paths: Iterable[str]) -> dict[str, nn.Linear]:

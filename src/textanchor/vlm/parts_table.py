@@ -1,5 +1,6 @@
 """VLMParts as a table for people."""
 
+import re
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -34,6 +35,9 @@ def parts_table(parts: "VLMParts") -> str:
         )
         if path is not None
     ]
+    if experts := parts.experts():
+        where = ", ".join(dict.fromkeys(re.sub(r"\d+", "*", name.rpartition(".")[0]) for name in experts))
+        rows.append(_row("  experts", where, experts, "one tensor for all of a layer: out of reach of LoRA and rules"))
     if parts.other_tensors:
         rows.append(_row("other", _shortened(parts.other_tensors), parts.parameters_of("other"), "what no part holds"))
     wrapped = unwrapped(parts.model) is not parts.model

@@ -35,7 +35,7 @@ def run_texts(parts: VLMParts, ids_BL: Tensor, mask_BL: Tensor) -> None:
         # what Bart makes itself; others (T5Gemma 2) ask for it
         start_B1 = torch.full_like(ids_BL[:, :1], config.get_text_config(decoder=True).decoder_start_token_id or 0)
         inputs["decoder_input_ids"] = torch.cat([start_B1, ids_BL[:, :-1]], dim=1)
-    _told(parts.model, language_model, inputs, "it takes no text without an image; leave its text out: linears=[]")
+    _told(parts.model, language_model, inputs, "its language model takes no text alone", "leave it out: linears=[]")
 
 
 def is_prepared(images: Sequence[Any] | None) -> bool:
@@ -207,7 +207,13 @@ def _ending_at_language_model(parts: VLMParts) -> Iterator[None]:
         handle.remove()
 
 
-def _told(model: nn.Module, function: Callable[..., Any], inputs: Mapping[str, Any], way_out: str = OWN_INPUTS) -> Any:
+def _told(
+    model: nn.Module,
+    function: Callable[..., Any],
+    inputs: Mapping[str, Any],
+    what: str = "the model refuses the batch",
+    way_out: str = OWN_INPUTS,
+) -> Any:
     """`function(**inputs)`; what the model's own code refuses is told with the names of what it was given."""
     try:
         return function(**inputs)
@@ -215,5 +221,6 @@ def _told(model: nn.Module, function: Callable[..., Any], inputs: Mapping[str, A
         raise
     except REFUSALS as error:
         raise ModelError(
-            f"{description(model)} refuses the inputs {', '.join(inputs)} ({type(error).__name__}: {error}); {way_out}"
+            f"{description(model)}: {what} ({type(error).__name__}: {error}). It was given {', '.join(inputs)}; "
+            f"{way_out}"
         ) from error
