@@ -141,7 +141,8 @@ SHRUNK: dict[str, Shrunk] = SHRUNK_MORE | {
                 linear_head_dim=8,
                 linear_num_heads=4,
                 index_topk=16,
-            )
+            ),
+            vision_config=dict(projection_intermediate_size=48),
         ),
         patches(),
     ),

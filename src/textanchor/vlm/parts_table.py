@@ -37,7 +37,8 @@ def parts_table(parts: "VLMParts") -> str:
     ]
     if experts := parts.experts():
         where = ", ".join(dict.fromkeys(re.sub(r"\d+", "*", name.rpartition(".")[0]) for name in experts))
-        rows.append(_row("  experts", where, experts, "one tensor for all of a layer: out of reach of LoRA and rules"))
+        why = "one tensor for all of a layer: out of reach of LoRA and rules"
+        rows.append(("  experts", *_row(None, where, experts, why)[1:]))
     if parts.other_tensors:
         rows.append(_row("other", _shortened(parts.other_tensors), parts.parameters_of("other"), "what no part holds"))
     wrapped = unwrapped(parts.model) is not parts.model
