@@ -86,7 +86,11 @@ class TriedFamily:
         parts = self._parts()
         anchor = self._anchor(parts)
         linears = [name for name in parts.text_linears() if f"inputs/{name}" in anchor]
-        wrapped = find_parts(get_peft_model(parts.model, LoraConfig(r=2, target_modules=linears)))  # pyright: ignore
+        try:
+            adapted = get_peft_model(parts.model, LoraConfig(r=2, target_modules=linears))  # pyright: ignore
+        except NotImplementedError:  # by Transformers, when PEFT asks for the input embedding
+            return "PEFT cannot wrap this class: it has no get_input_embeddings"
+        wrapped = find_parts(adapted)
         self._held(wrapped, anchor, {"language_model": INPUTS_HELD})
         return _with_share(anchor, list(parts.text_linears()), "linears of the language model see text")
 
@@ -123,6 +127,7 @@ def tried(column: Callable[[], str]) -> str:
         return column()
     except TextanchorError as error:
         said = str(error).partition("'): ")[2] or str(error)
+        said = re.sub(r"^/\S+/", "", said)  # of the temporary folder
         return re.sub(r" \(\w+Error: .*", "", said).split("; ")[0].split(". ")[0]
 
 

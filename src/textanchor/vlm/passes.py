@@ -33,7 +33,10 @@ def run_texts(parts: VLMParts, ids_BL: Tensor, mask_BL: Tensor) -> None:
     config: Any = getattr(language_model, "config", None)
     if getattr(config, "is_encoder_decoder", False):
         # what Bart makes itself; others (T5Gemma 2) ask for it
-        start_B1 = torch.full_like(ids_BL[:, :1], config.get_text_config(decoder=True).decoder_start_token_id or 0)
+        start_id = getattr(
+            config, "decoder_start_token_id", None
+        )  # T5Gemma 2 has none, and begins with its first token
+        start_B1 = ids_BL[:, :1] if start_id is None else torch.full_like(ids_BL[:, :1], start_id)
         inputs["decoder_input_ids"] = torch.cat([start_B1, ids_BL[:, :-1]], dim=1)
     _told(parts.model, language_model, inputs, "its language model takes no text alone", "leave it out: linears=[]")
 
