@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--against", default="8de9e74", help="commit of the earlier build")
     parser.add_argument("--avx2", action="store_true", help="keep both from AVX-512")
     parser.add_argument("--record", type=Path)
+    parser.add_argument("--out", type=Path, help="where this build's demo and its report stay")
     parser.add_argument("--watch", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.watch is not None:
@@ -126,7 +127,7 @@ def main() -> None:
         seen = measure_earlier(chosen.against, scratch, avx2=chosen.avx2)
         earlier = totals(seen)
         print({name: round(seconds) for name, seconds in (seen | earlier).items()}, flush=True)
-        out = scratch / "now"
+        out = chosen.out or scratch / "now"
         began = time.perf_counter()
         run([sys.executable, "-m", "textanchor.cli", "demo", "--out", str(out)], REPOSITORY, avx2=chosen.avx2)
         seconds = time.perf_counter() - began

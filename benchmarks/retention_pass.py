@@ -22,10 +22,8 @@ from earlier_build import REPOSITORY, checkout, environment_of
 
 from textanchor.records import RunRecord, environment
 
-NUM_ITEMS, NUM_TEXTS = 64, 40
 
-
-def measure(precision: str) -> dict[str, Any]:
+def measure(precision: str, num_items: int, num_texts: int) -> dict[str, Any]:
     """Seconds of the second pass, its answers and, in this build, its operations and the speed of products."""
     import torch
 
@@ -47,8 +45,8 @@ def measure(precision: str) -> dict[str, Any]:
     else:
         options = EvaluationOptions(autocast=precision == "bfloat16", tower_cache=TowerCache())
     suites = [
-        *(load_suite(task, num_items=NUM_ITEMS, blind=False) for task in EIGHT_TASKS),
-        load_suite("text", num_items=NUM_TEXTS, base=base),
+        *(load_suite(task, num_items=num_items, blind=False) for task in EIGHT_TASKS),
+        load_suite("text", num_items=num_texts, base=base),
     ]
     evaluate(model, processor, suites, options=options, progress=False)
     began = time.perf_counter()
@@ -73,10 +71,12 @@ def _operations(run: Any) -> int:
     return counter.get_total_flops()
 
 
-def run(precision: str, source: Path, *, avx2: bool) -> dict[str, Any]:
+def run(precision: str, source: Path, chosen: argparse.Namespace) -> dict[str, Any]:
     """`measure` in a process of the build in `source`."""
     command = [sys.executable, __file__, "--measure", precision]
-    done = subprocess.run(command, env=environment_of(source, avx2=avx2), stdout=subprocess.PIPE, text=True, check=True)
+    command += ["--items", str(chosen.items), "--texts", str(chosen.texts)]
+    own = environment_of(source, avx2=chosen.avx2)
+    done = subprocess.run(command, env=own, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -85,15 +85,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", default="8de9e74", help="commit of the earlier build")
     parser.add_argument("--avx2", action="store_true", help="keep both from AVX-512")
+    parser.add_argument("--items", type=int, default=64, help="of each task")
+    parser.add_argument("--texts", type=int, default=40)
     parser.add_argument("--record", type=Path)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.measure is not None:
-        print(json.dumps(measure(chosen.measure)))
+        print(json.dumps(measure(chosen.measure, chosen.items, chosen.texts)))
         return
     with checkout(chosen.against) as earlier:
-        now = run("auto", REPOSITORY, avx2=chosen.avx2)
-        before = {name: run(name, earlier, avx2=chosen.avx2) for name in ("float32", "bfloat16")}
+        now = run("auto", REPOSITORY, chosen)
+        before = {name: run(name, earlier, chosen) for name in ("float32", "bfloat16")}
     exact = before["float32"]
     speed = now["precision"]["gflops"][now["precision"]["used"]] * 1e9 * now["threads"]
     told = {
@@ -115,7 +117,7 @@ def main() -> None:
             name="a retention pass",
             method="benchmark",
             seed=0,
-            config={"against": chosen.against, "avx2": chosen.avx2, "items": NUM_ITEMS, "texts": NUM_TEXTS},
+            config={"against": chosen.against, "avx2": chosen.avx2, "items": chosen.items, "texts": chosen.texts},
             **environment(),
             extra=told,
         ).save(chosen.record)

@@ -151,6 +151,7 @@ def test_a_page_shows_all_it_has_and_fits(
     for chart in charts:
         assert chart["marks"] > 0 and chart["width"] > 100 and chart["height"] > 50, chart
         assert chart["outside"] == 0, f"marks lie outside of {chart}"
+    assert browser.execute_script(BROKEN_NUMBERS) == [], "numbers that are broken over lines or run into one another"
     back, text = browser.execute_script(
         "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
     )
@@ -169,6 +170,18 @@ return [...document.querySelectorAll('figure svg, svg[role=img]')].map(svg => {
 }).filter(chart => chart.width > 40);
 """
 """Legend markers are smaller."""
+
+BROKEN_NUMBERS = """
+const written = node => {
+  const range = document.createRange();
+  range.selectNodeContents(node);
+  return range.getBoundingClientRect();
+};
+const broken = [...document.querySelectorAll('.ticks span')].filter(tick => written(tick).height > 24);
+const touching = [...document.querySelectorAll('.ends .number')].filter(
+  number => number.nextElementSibling && written(number).right > written(number.nextElementSibling).left - 2);
+return [...broken, ...touching].map(node => node.textContent);
+"""
 
 
 def _lightness(color: str) -> float:
