@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from textanchor.errors import TextanchorError
-from textanchor.evaluation.images import TowerCache
 from textanchor.evaluation.registry import EIGHT_TASKS, load_suite
 from textanchor.evaluation.run import evaluate
+from textanchor.evaluation.scoring.images import TowerCache
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, suite_hash
 from textanchor.records import RunRecord, Score, environment, memory_cost
 from textanchor.vlm.loading import load_vlm

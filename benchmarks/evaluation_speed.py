@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 from textanchor.data.items import Item, open_image
-from textanchor.evaluation.images import TowerCache
-from textanchor.evaluation.prompting import adds_special_tokens, encode_item
 from textanchor.evaluation.registry import EIGHT_TASKS, load_suite
 from textanchor.evaluation.run import evaluate
-from textanchor.evaluation.scoring import score_candidates
+from textanchor.evaluation.scoring.candidates import score_candidates
+from textanchor.evaluation.scoring.images import TowerCache
+from textanchor.evaluation.scoring.prompting import adds_special_tokens, encode_item
 from textanchor.evaluation.suite import EvaluationOptions, measuring
 from textanchor.records import RunRecord, environment, memory_cost
 from textanchor.vlm.embedded import load_embedded

@@ -27,9 +27,9 @@ def measure(precision: str, num_items: int, num_texts: int) -> dict[str, Any]:
     """Seconds of the second pass, its answers and, in this build, its operations and the speed of products."""
     import torch
 
-    from textanchor.evaluation.images import TowerCache
     from textanchor.evaluation.registry import EIGHT_TASKS, load_suite
     from textanchor.evaluation.run import evaluate
+    from textanchor.evaluation.scoring.images import TowerCache
     from textanchor.evaluation.suite import EvaluationOptions
     from textanchor.vlm.embedded import load_embedded
 

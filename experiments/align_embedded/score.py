@@ -12,10 +12,10 @@ import torch
 
 from textanchor.errors import DataError
 from textanchor.evaluation.registry import load_suite
+from textanchor.evaluation.results.summary import summarise
 from textanchor.evaluation.run import evaluate
 from textanchor.evaluation.suite import EvaluationOptions
 from textanchor.evaluation.suites.text import TextSuite
-from textanchor.evaluation.summarise import summarise
 from textanchor.files import lines_of, read_json, read_text, write_json
 from textanchor.records import environment
 from textanchor.vlm.embedded import ALIGNMENT_FOLDER, assemble, load_embedded

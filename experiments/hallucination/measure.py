@@ -22,8 +22,8 @@ from transformers import (
 from transformers.processing_utils import ProcessorMixin
 
 from textanchor.evaluation.registry import load_suites
+from textanchor.evaluation.results.summary import summarise
 from textanchor.evaluation.run import evaluate_to_folder
-from textanchor.evaluation.summarise import summarise
 from textanchor.files import write_json
 from textanchor.vlm.loading import load_vlm
 

@@ -15,9 +15,9 @@ import torch
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 from textanchor.evaluation.registry import load_suites
+from textanchor.evaluation.results.summary import summarise
 from textanchor.evaluation.run import evaluate_to_folder
 from textanchor.evaluation.suites.language import LanguageSuite
-from textanchor.evaluation.summarise import summarise
 from textanchor.files import write_json
 from textanchor.vlm.loading import load_vlm
 

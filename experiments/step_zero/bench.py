@@ -13,9 +13,9 @@ from textanchor.data.folder import read_items
 from textanchor.data.items import Item
 from textanchor.data.tasks import TASKS, load_items
 from textanchor.errors import DataError
-from textanchor.evaluation.images import TowerCache
 from textanchor.evaluation.registry import load_suites
 from textanchor.evaluation.run import evaluate
+from textanchor.evaluation.scoring.images import TowerCache
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, suite_hash
 from textanchor.evaluation.suites.closed import ClosedSuite
 from textanchor.files import read_json, sha256_of_json, write_json

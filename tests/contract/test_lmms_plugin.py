@@ -20,8 +20,8 @@ from PIL import Image
 from helpers.tiny_chat import tiny_chat_model
 from textanchor.data.items import Item
 from textanchor.errors import ConfigError, DataError
-from textanchor.evaluation.generation import generate_answers
-from textanchor.evaluation.scoring import score_candidates
+from textanchor.evaluation.scoring.candidates import score_candidates
+from textanchor.evaluation.scoring.generation import generate_answers
 
 INSTALLED = importlib.util.find_spec("lmms_eval") is not None
 

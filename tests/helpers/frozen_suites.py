@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers.tiny_llava import tiny_llava_with_processor
-from textanchor.evaluation.prompting import render_prompt
 from textanchor.evaluation.registry import SUITES, load_suite
+from textanchor.evaluation.scoring.prompting import render_prompt
 from textanchor.evaluation.suite import image_hash, suite_hash
 from textanchor.files import sha256_of_json
 from textanchor.vlm.embedded import CHAT_TEMPLATE

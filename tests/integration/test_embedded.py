@@ -11,7 +11,7 @@ import torch
 
 from textanchor.data.tasks import load_items
 from textanchor.errors import ModelError
-from textanchor.evaluation.scoring import score_candidates
+from textanchor.evaluation.scoring.candidates import score_candidates
 from textanchor.vlm.embedded import alignment_record, embedded_folder, load_embedded
 
 CONTENT = [{"type": "image"}, {"type": "text", "text": "How many objects are in the image?"}]

@@ -11,13 +11,13 @@ from textanchor.data.items import Item, Turn
 from textanchor.data.scenes import draw_scene
 from textanchor.errors import ConfigError, DataError
 from textanchor.evaluation.command import evaluate_named
-from textanchor.evaluation.generated import summarise_generated
-from textanchor.evaluation.prompting import render_prompt
 from textanchor.evaluation.registry import load_suites
+from textanchor.evaluation.results.generated import summarise_generated
+from textanchor.evaluation.results.summary import summarise, values_of
 from textanchor.evaluation.run import evaluate
+from textanchor.evaluation.scoring.prompting import render_prompt
 from textanchor.evaluation.suite import SuiteOptions, items_hash
 from textanchor.evaluation.suites.closed import ClosedSuite
-from textanchor.evaluation.summarise import summarise, values_of
 
 
 @pytest.fixture(scope="module")

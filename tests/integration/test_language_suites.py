@@ -13,9 +13,9 @@ from helpers.language_files import choice_rows, solution_rows, write_rows
 from helpers.tiny_chat import tiny_chat_model
 from textanchor.errors import ConfigError, DataError, TextanchorError
 from textanchor.evaluation.language import harness
+from textanchor.evaluation.results.summary import values_of
 from textanchor.evaluation.suite import EvaluationOptions, SuiteOptions, suite_hash
 from textanchor.evaluation.suites.language import LanguageSuite, local_suites, standard_suites
-from textanchor.evaluation.summarise import values_of
 
 CHOICE_METRICS = {"correct", "gold_nats", "choice_nats", "chance", "majority_correct"}
 

@@ -113,7 +113,7 @@ def rows(suite: str, **metrics: list[float]) -> list[Score]:
 
 
 def test_the_page_is_checked_and_its_strings_stay_text(runs: Path, tmp_path: Path) -> None:
-    from textanchor.evaluation.retention_report import Run, retention_report
+    from textanchor.evaluation.results.retention_report import Run, retention_report
 
     before = rows("<b>", correct=[1, 1], strict_correct=[1, 1]) + rows("old", correct=[1, 0])
     after = rows("<b>", correct=[1, 1], strict_correct=[0, 1]) + rows("old", correct=[0, 0])

@@ -10,9 +10,9 @@ from PIL import Image
 from helpers.tiny_chat import tiny_chat_model
 from textanchor.data.items import Item, open_image
 from textanchor.errors import DataError, ModelError
-from textanchor.evaluation.images import TowerCache
-from textanchor.evaluation.prompting import render_prompt
-from textanchor.evaluation.scoring import score_candidates, sharing_obstacle
+from textanchor.evaluation.scoring.candidates import score_candidates, sharing_obstacle
+from textanchor.evaluation.scoring.images import TowerCache
+from textanchor.evaluation.scoring.prompting import render_prompt
 from textanchor.evaluation.suite import EvaluationOptions
 
 COLORS = ("red", "green", "blue")
@@ -99,8 +99,8 @@ def test_blind_scores_see_no_image(sharing: Any) -> None:
 def test_long_rows_are_split_without_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = tiny_chat_model("llava")
     whole = score_candidates(model, processor, items())
-    monkeypatch.setattr("textanchor.evaluation.scoring_shared.ROW_NODES", 50)
-    monkeypatch.setattr("textanchor.evaluation.scoring_shared.IMAGES_AT_ONCE", 1)
+    monkeypatch.setattr("textanchor.evaluation.scoring.shared.ROW_NODES", 50)
+    monkeypatch.setattr("textanchor.evaluation.scoring.shared.IMAGES_AT_ONCE", 1)
     split = score_candidates(model, processor, items(), options=EvaluationOptions(max_tokens=1))
     for one, other in zip(whole, split, strict=True):
         assert one.nats == pytest.approx(other.nats, abs=1e-4)

@@ -16,17 +16,17 @@ from textanchor.data.items import Item
 from textanchor.data.scenes import draw_scene
 from textanchor.data.tasks import TASKS
 from textanchor.errors import ConfigError, DataError, TextanchorError
-from textanchor.evaluation.generation import generate_answers
-from textanchor.evaluation.images import TowerCache
-from textanchor.evaluation.parsing import parse_yes_no_as_published
 from textanchor.evaluation.registry import GROUPS, PATH_SUITES, SUITES, load_suite, load_suites
+from textanchor.evaluation.results.summary import summarise, values_of
 from textanchor.evaluation.run import evaluate, evaluate_to_folder, read_scores
-from textanchor.evaluation.scoring import score_candidates
+from textanchor.evaluation.scoring.candidates import score_candidates
+from textanchor.evaluation.scoring.generation import generate_answers
+from textanchor.evaluation.scoring.images import TowerCache
+from textanchor.evaluation.scoring.parsing import parse_yes_no_as_published
 from textanchor.evaluation.suite import EvaluationOptions, SuiteOptions, suite_hash
 from textanchor.evaluation.suites.closed import closed_suite
 from textanchor.evaluation.suites.pope import pope_scenes
 from textanchor.evaluation.suites.text import TextSuite
-from textanchor.evaluation.summarise import summarise, values_of
 from textanchor.records import RunRecord
 
 SCENE_SUITES = ("existence", "color", "position")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from textanchor.errors import DataError
-from textanchor.evaluation.cider import cider_d
+from textanchor.evaluation.results.cider import cider_d
 
 CAPTIONS = [
     "a red circle in the top left and a blue star in the top right",

@@ -14,9 +14,9 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from helpers.language_files import choice_rows, solution_rows, write_rows
 from helpers.tiny_chat import tiny_chat_model
 from textanchor.evaluation.language.harness import quiet
+from textanchor.evaluation.results.summary import values_of
 from textanchor.evaluation.suite import EvaluationOptions, SuiteOptions
 from textanchor.evaluation.suites.language import LanguageSuite, local_suites
-from textanchor.evaluation.summarise import values_of
 
 HARNESS_TASKS = Path(lm_eval.tasks.__file__).parent
 TOLERANCE = dict(rel=1e-5, abs=1e-4)

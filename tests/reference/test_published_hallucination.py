@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from textanchor.data.hallucination import ObjectVocabulary
-from textanchor.evaluation.chair import chair_metrics, count_mentions
-from textanchor.evaluation.parsing import parse_yes_no, parse_yes_no_as_published, pope_metrics
+from textanchor.evaluation.results.chair import chair_metrics, count_mentions
+from textanchor.evaluation.scoring.parsing import parse_yes_no, parse_yes_no_as_published, pope_metrics
 
 THINGS = ("dog", "red cup", "bus", "traffic light", "person", "umbrella", "pizza", "surfboard")
 

@@ -16,7 +16,7 @@ from helpers.tiny_sessions import merged_weights, moved, session
 from textanchor.data.items import Conversation, Item, Turn
 from textanchor.data.tasks import load_items
 from textanchor.errors import ConfigError, ModelError
-from textanchor.evaluation.generation import generate_answers
+from textanchor.evaluation.scoring.generation import generate_answers
 from textanchor.methods.lora_null import null_space_factors
 from textanchor.methods.lorasculpt import LoRASculpt
 from textanchor.methods.lwf import LwF

@@ -9,7 +9,7 @@ from helpers.tiny_llava import tiny_llava_with_processor
 from helpers.tiny_runs import mixed_conversations
 from textanchor.data.items import Item
 from textanchor.errors import ConfigError, DataError, ModelError
-from textanchor.evaluation.prompting import encode_item, render_prompt
+from textanchor.evaluation.scoring.prompting import encode_item, render_prompt
 from textanchor.training.dataset import use_chat_template
 from textanchor.training.sequences import encode
 from textanchor.vlm.chat import process

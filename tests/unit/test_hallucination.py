@@ -13,7 +13,7 @@ from textanchor.data.hallucination import (
     shared_words,
 )
 from textanchor.errors import DataError
-from textanchor.evaluation.chair import CaptionCounts, chair_metrics, count_mentions
+from textanchor.evaluation.results.chair import CaptionCounts, chair_metrics, count_mentions
 
 VOCABULARY = ObjectVocabulary(
     {

@@ -3,8 +3,8 @@
 import pytest
 
 from textanchor.evaluation.language.scores import choice_values, own_metrics
-from textanchor.evaluation.language.summary import language_lines, language_summary
-from textanchor.evaluation.summarise import summarise
+from textanchor.evaluation.results.language import language_lines, language_summary
+from textanchor.evaluation.results.summary import summarise
 from textanchor.records import Score
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from textanchor.evaluation.parsing import (
+from textanchor.evaluation.scoring.parsing import (
     equals_answer,
     names_answer,
     parse_choice,

@@ -3,7 +3,7 @@
 import pytest
 
 from textanchor.errors import DataError
-from textanchor.evaluation.retention import (
+from textanchor.evaluation.results.retention import (
     CurvePoint,
     backward_transfer,
     changes,

@@ -12,7 +12,7 @@ from helpers.tiny_llava import IMAGE_TOKEN, tiny_llava_with_processor
 from helpers.tiny_runs import conversation, mixed_conversations
 from textanchor.data.items import Item
 from textanchor.errors import DataError, ModelError
-from textanchor.evaluation.prompting import encode_item
+from textanchor.evaluation.scoring.prompting import encode_item
 from textanchor.training.collate import Collator, joined
 from textanchor.training.sequences import IGNORED, encode, segments
 

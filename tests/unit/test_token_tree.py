@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from textanchor.evaluation.token_tree import ImageToken, TokenTree, visible
+from textanchor.evaluation.scoring.token_tree import ImageToken, TokenTree, visible
 
 SEQUENCES = [[1, 2, 3], [1, 2, 4, 5], [1, 9], [1, 2, 3], [2, 2]]
 

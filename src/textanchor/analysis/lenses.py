@@ -19,7 +19,7 @@ from textanchor.analysis.states import place_of
 from textanchor.analysis.tables import Numbers
 from textanchor.data.captioned import CaptionedImage
 from textanchor.data.items import open_image
-from textanchor.evaluation.prompting import tokenizer_of
+from textanchor.evaluation.scoring.prompting import tokenizer_of
 from textanchor.evaluation.suite import measuring
 from textanchor.geometry import nearest_text_tokens
 from textanchor.vlm.names import base_modules

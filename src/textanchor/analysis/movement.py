@@ -25,7 +25,7 @@ from textanchor.analysis.tables import Numbers, as_json
 from textanchor.data.captioned import CaptionedImage
 from textanchor.data.items import Conversation, Turn, open_image
 from textanchor.errors import DataError
-from textanchor.evaluation.prompting import tokenizer_of
+from textanchor.evaluation.scoring.prompting import tokenizer_of
 from textanchor.evaluation.suite import measuring
 from textanchor.geometry import StateFolds, jackknife_each
 from textanchor.training.collate import Collator

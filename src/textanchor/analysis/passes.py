@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from textanchor.analysis.states import batches_of_like_length
 from textanchor.data.items import ImageSource, Item, open_image
 from textanchor.errors import DataError, ModelError
-from textanchor.evaluation.prompting import adds_special_tokens, render_prompt, tokenizer_of
+from textanchor.evaluation.scoring.prompting import adds_special_tokens, render_prompt, tokenizer_of
 from textanchor.vlm.capture import capture_inputs, capture_outputs, capture_projector, token_mask, visual_token_ids
 from textanchor.vlm.chat import process
 from textanchor.vlm.layers import decoder_layers

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from textanchor.data.items import Item
-from textanchor.evaluation.images import ImageProjector, TowerCache
+from textanchor.evaluation.scoring.images import ImageProjector, TowerCache
 from textanchor.evaluation.suite import image_hash, measuring
 from textanchor.holds import Anchor
 from textanchor.spectral import output_basis

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from textanchor.evaluation.retention import CurvePoint, matched_learning
+from textanchor.evaluation.results.retention import CurvePoint, matched_learning
 
 SMALLEST_EFFECT_NATS = 0.05
 """Differences of the old tasks' cross-entropy below this are called none."""

@@ -25,7 +25,7 @@ from textanchor.demo.progress import DemoProgress, quiet_libraries
 from textanchor.demo.samples import pick_samples
 from textanchor.demo.suites import Suites, scores_for_report
 from textanchor.demo.table import TITLES, result_table
-from textanchor.evaluation.images import TowerCache
+from textanchor.evaluation.scoring.images import TowerCache
 from textanchor.evaluation.suite import EvaluationOptions
 from textanchor.evaluation.suites.closed import ClosedSuite
 from textanchor.files import write_json

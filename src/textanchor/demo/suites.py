@@ -8,9 +8,9 @@ from torch import nn
 
 from textanchor.demo.config import OLD_TASKS, DemoConfig
 from textanchor.evaluation.registry import load_suite
+from textanchor.evaluation.results.summary import change, mean_change, mean_over_tasks, summarise
 from textanchor.evaluation.run import evaluate
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions
-from textanchor.evaluation.summarise import change, mean_change, mean_over_tasks, summarise
 from textanchor.records import Score
 
 METRICS = {"accuracy": "correct", "gold_nats": "gold_nats"}

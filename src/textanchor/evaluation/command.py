@@ -9,17 +9,17 @@ from typing import Any
 from textanchor.bounds import require_range, require_seed
 from textanchor.config import to_dict
 from textanchor.errors import ConfigError, DataError, TextanchorError
-from textanchor.evaluation.generated import summarise_generated
-from textanchor.evaluation.language.summary import language_lines
 from textanchor.evaluation.registry import load_suites
-from textanchor.evaluation.retention_report import Run, retention_report
-from textanchor.evaluation.retention_table import retention_table
+from textanchor.evaluation.results.generated import summarise_generated
+from textanchor.evaluation.results.language import language_lines
+from textanchor.evaluation.results.retention_report import Run, retention_report
+from textanchor.evaluation.results.retention_table import retention_table
+from textanchor.evaluation.results.summary import summarise
 from textanchor.evaluation.run import RECORD, evaluate_to_folder, read_scores, require_evaluation_folder
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, SuiteOptions
 from textanchor.evaluation.suites.closed import ClosedSuite
 from textanchor.evaluation.suites.language import LanguageSuite
 from textanchor.evaluation.suites.text import TextSuite
-from textanchor.evaluation.summarise import summarise
 from textanchor.files import cache_dir, read_json, write_json
 from textanchor.outputs import claimed
 from textanchor.records import RunRecord, Score

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from textanchor.evaluation.prompting import tokenizer_of
+from textanchor.evaluation.scoring.prompting import tokenizer_of
 from textanchor.evaluation.suite import EvaluationOptions
 from textanchor.files import sha256_of_json, sha256_of_sources
 from textanchor.records import environment

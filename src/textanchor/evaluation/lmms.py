@@ -12,8 +12,8 @@ from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports]
 
 from textanchor.data.items import Item
 from textanchor.errors import ConfigError, DataError
-from textanchor.evaluation.generation import generate_answers
-from textanchor.evaluation.scoring import score_candidates
+from textanchor.evaluation.scoring.candidates import score_candidates
+from textanchor.evaluation.scoring.generation import generate_answers
 from textanchor.evaluation.suite import EvaluationOptions
 from textanchor.vlm.loading import load_vlm
 

@@ -17,14 +17,14 @@ from torch import nn
 from textanchor.config import from_dict, to_dict
 from textanchor.data.json_rows import read_rows
 from textanchor.errors import DataError, OutputError
-from textanchor.evaluation.generated import summarise_generated
 from textanchor.evaluation.identity import answerer_hash
-from textanchor.evaluation.images import TowerCache
 from textanchor.evaluation.journal import Journal
-from textanchor.evaluation.scoring import sharing_obstacle
+from textanchor.evaluation.results.generated import summarise_generated
+from textanchor.evaluation.results.summary import summarise
+from textanchor.evaluation.scoring.candidates import sharing_obstacle
+from textanchor.evaluation.scoring.images import TowerCache
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, require_places, suite_hash
 from textanchor.evaluation.suites.closed import ClosedSuite, score_closed
-from textanchor.evaluation.summarise import summarise
 from textanchor.files import OTHER_CACHE, read_sealed_json, sha256_of_json, write_json, write_sealed_json, write_text
 from textanchor.outputs import adding, claimed, require_free_directory
 from textanchor.records import RunRecord, Score, environment, memory_cost

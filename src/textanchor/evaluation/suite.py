@@ -19,8 +19,8 @@ from textanchor.records import Score
 if TYPE_CHECKING:
     from torch import nn
 
-    from textanchor.evaluation.images import TowerCache
     from textanchor.evaluation.journal import Journal
+    from textanchor.evaluation.scoring.images import TowerCache
     from textanchor.vlm.precision import Format
 
 

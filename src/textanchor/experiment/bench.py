@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from textanchor.errors import ModelError
-from textanchor.evaluation.images import TowerCache
+from textanchor.evaluation.scoring.images import TowerCache
 from textanchor.evaluation.suite import EvaluationOptions
 from textanchor.experiment.cells import Cell
 from textanchor.experiment.suites import Columns, Suites, can_do, task_columns, text_columns

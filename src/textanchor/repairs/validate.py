@@ -9,10 +9,10 @@ from torch import nn
 from textanchor.bounds import require_range, require_seed
 from textanchor.errors import ConfigError
 from textanchor.evaluation.registry import load_suites
+from textanchor.evaluation.results.summary import mean_over_tasks
 from textanchor.evaluation.run import evaluate
 from textanchor.evaluation.suite import AbstractSuite
 from textanchor.evaluation.suites.closed import ClosedSuite
-from textanchor.evaluation.summarise import mean_over_tasks
 
 ACCURACY = "correct"
 DEFAULT_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from textanchor.data.items import Conversation, Item, Turn
-from textanchor.evaluation.generation import generate_answers
+from textanchor.evaluation.scoring.generation import generate_answers
 
 MAX_ANSWER_TOKENS = 128
 

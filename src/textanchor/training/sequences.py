@@ -23,7 +23,7 @@ from torch import Tensor
 
 from textanchor.data.items import PLACEHOLDER, Conversation, open_image
 from textanchor.errors import DataError, ModelError
-from textanchor.evaluation.prompting import reserved_tokens
+from textanchor.evaluation.scoring.prompting import reserved_tokens
 from textanchor.vlm.chat import process, reads_prefix_both_ways, render_chat
 
 IGNORED = -100

@@ -1,6 +1,6 @@
 """Generated captions: how like people's captions they are (CIDEr-D), and which objects they name that are not there.
 
-CHAIR: arXiv 1809.02156; CIDEr-D: `textanchor.evaluation.cider`.
+CHAIR: arXiv 1809.02156; CIDEr-D: `textanchor.evaluation.results.cider`.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from textanchor.data.hallucination import ObjectVocabulary
 from textanchor.data.items import Item
 from textanchor.data.tasks import OBJECT_NAMES, Split, load_items
 from textanchor.errors import DataError
-from textanchor.evaluation.chair import count_mentions
-from textanchor.evaluation.cider import cider_d
-from textanchor.evaluation.generation import generate_answers
-from textanchor.evaluation.parsing import without_thoughts
-from textanchor.evaluation.scoring import score_candidates
+from textanchor.evaluation.results.chair import count_mentions
+from textanchor.evaluation.results.cider import cider_d
+from textanchor.evaluation.scoring.candidates import score_candidates
+from textanchor.evaluation.scoring.generation import generate_answers
+from textanchor.evaluation.scoring.parsing import without_thoughts
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, items_hash
 from textanchor.files import sha256_of_json
 from textanchor.records import Score

@@ -15,9 +15,9 @@ from torch import nn
 
 from textanchor.data.items import Item
 from textanchor.data.tasks import Split, load_items
-from textanchor.evaluation.generation import generate_answers
-from textanchor.evaluation.parsing import equals_answer, names_answer, parse_choice, parse_choice_strictly
-from textanchor.evaluation.scoring import AnswerScores, score_candidates
+from textanchor.evaluation.scoring.candidates import AnswerScores, score_candidates
+from textanchor.evaluation.scoring.generation import generate_answers
+from textanchor.evaluation.scoring.parsing import equals_answer, names_answer, parse_choice, parse_choice_strictly
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, items_hash
 from textanchor.records import Score
 

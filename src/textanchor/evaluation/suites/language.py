@@ -16,7 +16,7 @@ from torch import nn
 from textanchor.errors import DataError, TextanchorError
 from textanchor.evaluation.language.local import GENERATES, local_files, read_local_rows
 from textanchor.evaluation.language.scores import Values, choice_values, own_metrics
-from textanchor.evaluation.prompting import tokenizer_of
+from textanchor.evaluation.scoring.prompting import tokenizer_of
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, SuiteOptions, measuring
 from textanchor.evaluation.suites.folder import accepted
 from textanchor.files import sha256_of_json

@@ -12,9 +12,9 @@ from textanchor.data.items import Item
 from textanchor.data.pope import object_items
 from textanchor.data.scenes import draw_scene
 from textanchor.data.tasks import OBJECT_NAMES, Split, drawn_seeds, require_drawable
-from textanchor.evaluation.generation import generate_answers
-from textanchor.evaluation.parsing import parse_yes_no, parse_yes_no_as_published, parse_yes_no_strictly
-from textanchor.evaluation.scoring import score_candidates
+from textanchor.evaluation.scoring.candidates import score_candidates
+from textanchor.evaluation.scoring.generation import generate_answers
+from textanchor.evaluation.scoring.parsing import parse_yes_no, parse_yes_no_as_published, parse_yes_no_strictly
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, items_hash
 from textanchor.records import Score
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from textanchor.data.texts import load_texts
 from textanchor.errors import DataError
-from textanchor.evaluation.prompting import tokenizer_of
+from textanchor.evaluation.scoring.prompting import tokenizer_of
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, measuring
 from textanchor.files import sha256_of_json
 from textanchor.records import Score

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from textanchor.evaluation.retention import CurvePoint, matched_learning
+from textanchor.evaluation.results.retention import CurvePoint, matched_learning
 from textanchor.experiment.reading.runs import Configuration, Curve
 from textanchor.stats import Interval, crossed_interval, interpolate_at_level, place_at_level
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from textanchor.data.items import ImageSource, Item, open_image
-from textanchor.evaluation.prompting import adds_special_tokens, as_taken_by, render_prompt, tokenizer_of
+from textanchor.evaluation.scoring.prompting import adds_special_tokens, as_taken_by, render_prompt, tokenizer_of
 from textanchor.evaluation.suite import EvaluationOptions, image_hash, measuring
 from textanchor.files import sha256_of_json
 from textanchor.vlm.chat import process

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from textanchor.data.items import ImageSource, open_image
 from textanchor.errors import ModelError
-from textanchor.evaluation.prompting import as_taken_by, tokenizer_of
-from textanchor.evaluation.token_tree import ImageToken, Token
+from textanchor.evaluation.scoring.prompting import as_taken_by, tokenizer_of
+from textanchor.evaluation.scoring.token_tree import ImageToken, Token
 from textanchor.vlm.chat import process
 from textanchor.vlm.hashing import tensors_hash
 from textanchor.vlm.names import unwrapped

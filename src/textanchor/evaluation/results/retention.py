@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from textanchor.errors import DataError
-from textanchor.evaluation.summarise import require_same_version
+from textanchor.evaluation.results.summary import require_same_version
 from textanchor.records import Score
 from textanchor.stats import (
     Interval,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from textanchor.evaluation.summarise import values_of
+from textanchor.evaluation.results.summary import values_of
 from textanchor.records import Score
 from textanchor.stats import bootstrap_interval
 

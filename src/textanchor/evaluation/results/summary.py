@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 from textanchor.errors import DataError
-from textanchor.evaluation.chair import CaptionCounts, chair_metrics
-from textanchor.evaluation.language.summary import is_language, language_summary
-from textanchor.evaluation.parsing import pope_metrics
+from textanchor.evaluation.results.chair import CaptionCounts, chair_metrics
+from textanchor.evaluation.results.language import is_language, language_summary
+from textanchor.evaluation.scoring.parsing import pope_metrics
 from textanchor.records import Score
 from textanchor.stats import (
     Interval,

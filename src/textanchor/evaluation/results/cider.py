@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from textanchor.errors import DataError
-from textanchor.evaluation.parsing import words
+from textanchor.evaluation.scoring.parsing import words
 
 MAX_N = 4
 SIGMA = 6.0

@@ -10,9 +10,9 @@ from torch import nn
 
 from textanchor.data.items import Item
 from textanchor.errors import DataError
-from textanchor.evaluation.prompting import encode_item
-from textanchor.evaluation.scoring_rows import score_rows
-from textanchor.evaluation.scoring_shared import score_shared
+from textanchor.evaluation.scoring.prompting import encode_item
+from textanchor.evaluation.scoring.rows import score_rows
+from textanchor.evaluation.scoring.shared import score_shared
 from textanchor.evaluation.suite import EvaluationOptions, measuring
 from textanchor.vlm.names import unwrapped
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from textanchor.data.items import ImageSource, open_image
 from textanchor.errors import ModelError
-from textanchor.evaluation.images import ROW_BY_ROW, ImageProjector, ProjectedImage, expanded
-from textanchor.evaluation.prompting import EncodedItem
+from textanchor.evaluation.scoring.images import ROW_BY_ROW, ImageProjector, ProjectedImage, expanded
+from textanchor.evaluation.scoring.prompting import EncodedItem
+from textanchor.evaluation.scoring.token_tree import TokenTree, tree_states
 from textanchor.evaluation.suite import EvaluationOptions, image_hash
-from textanchor.evaluation.token_tree import TokenTree, tree_states
 from textanchor.vlm.chat import process
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.precision import Format, computing_in

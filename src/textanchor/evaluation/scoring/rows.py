@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from textanchor.data.items import open_image
 from textanchor.errors import ModelError
-from textanchor.evaluation.prompting import EncodedItem, as_taken_by
+from textanchor.evaluation.scoring.prompting import EncodedItem, as_taken_by
 from textanchor.evaluation.suite import EvaluationOptions
 from textanchor.vlm.chat import process
 from textanchor.vlm.names import unwrapped

@@ -8,8 +8,8 @@ from typing import Any
 
 from textanchor import __version__
 from textanchor.errors import ConfigError, DataError
-from textanchor.evaluation.language.summary import is_language
-from textanchor.evaluation.retention import (
+from textanchor.evaluation.results.language import is_language
+from textanchor.evaluation.results.retention import (
     CurvePoint,
     Rows,
     backward_transfer,
