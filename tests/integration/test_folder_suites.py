@@ -12,8 +12,8 @@ from textanchor.data.scenes import draw_scene
 from textanchor.errors import ConfigError, DataError
 from textanchor.evaluation.command import evaluate_named
 from textanchor.evaluation.registry import load_suites
-from textanchor.evaluation.results.generated import summarise_generated
-from textanchor.evaluation.results.summary import summarise, values_of
+from textanchor.evaluation.results.summary import summarise, summarise_generated
+from textanchor.evaluation.results.values import values_of
 from textanchor.evaluation.run import evaluate
 from textanchor.evaluation.scoring.prompting import render_prompt
 from textanchor.evaluation.suite import SuiteOptions, items_hash

@@ -13,7 +13,7 @@ from helpers.language_files import choice_rows, solution_rows, write_rows
 from helpers.tiny_chat import tiny_chat_model
 from textanchor.errors import ConfigError, DataError, TextanchorError
 from textanchor.evaluation.language import harness
-from textanchor.evaluation.results.summary import values_of
+from textanchor.evaluation.results.values import values_of
 from textanchor.evaluation.suite import EvaluationOptions, SuiteOptions, suite_hash
 from textanchor.evaluation.suites.language import LanguageSuite, local_suites, standard_suites
 

@@ -17,7 +17,9 @@ from textanchor.data.scenes import draw_scene
 from textanchor.data.tasks import TASKS
 from textanchor.errors import ConfigError, DataError, TextanchorError
 from textanchor.evaluation.registry import GROUPS, PATH_SUITES, SUITES, load_suite, load_suites
-from textanchor.evaluation.results.summary import summarise, values_of
+from textanchor.evaluation.results.kinds import kind_of
+from textanchor.evaluation.results.summary import summarise
+from textanchor.evaluation.results.values import metrics_of, values_of
 from textanchor.evaluation.run import evaluate, evaluate_to_folder, read_scores
 from textanchor.evaluation.scoring.candidates import score_candidates
 from textanchor.evaluation.scoring.generation import generate_answers
@@ -145,6 +147,14 @@ def test_progress_counts_every_step(llava: tuple[Any, Any]) -> None:
             suite.score(*llava, options)
             assert sum(counted) == suite.num_steps, suite.name
 
+
+def test_rows_are_of_the_kind_that_their_suite_is_of(llava: tuple[Any, Any]) -> None:
+    names = ["color", "pope_scenes", "chair_scenes", "caption"]
+    suites = [*load_suites(names, num_items=3), text_suite(None)]
+    rows = evaluate(*llava, suites, progress=False)
+    kinds = {suite.name: kind_of(metrics_of(rows, suite.name)) for suite in suites}
+    assert kinds == {suite.name: suite.kind for suite in suites}
+    assert [kind.name for kind in kinds.values()] == ["task", "pope", "chair", "task", "text"]
 
 @pytest.mark.parametrize("answered_by", ["likelihood", "generation"])
 def test_pope_rows(llava: tuple[Any, Any], answered_by: Any) -> None:

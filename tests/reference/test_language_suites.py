@@ -14,7 +14,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from helpers.language_files import choice_rows, solution_rows, write_rows
 from helpers.tiny_chat import tiny_chat_model
 from textanchor.evaluation.language.harness import quiet
-from textanchor.evaluation.results.summary import values_of
+from textanchor.evaluation.results.values import values_of
 from textanchor.evaluation.suite import EvaluationOptions, SuiteOptions
 from textanchor.evaluation.suites.language import LanguageSuite, local_suites
 

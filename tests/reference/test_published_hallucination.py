@@ -14,7 +14,8 @@ import pytest
 
 from textanchor.data.hallucination import ObjectVocabulary
 from textanchor.evaluation.results.chair import chair_metrics, count_mentions
-from textanchor.evaluation.scoring.parsing import parse_yes_no, parse_yes_no_as_published, pope_metrics
+from textanchor.evaluation.results.pope import pope_metrics
+from textanchor.evaluation.scoring.parsing import parse_yes_no, parse_yes_no_as_published
 
 THINGS = ("dog", "red cup", "bus", "traffic light", "person", "umbrella", "pizza", "surfboard")
 

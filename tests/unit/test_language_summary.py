@@ -3,7 +3,7 @@
 import pytest
 
 from textanchor.evaluation.language.scores import choice_values, own_metrics
-from textanchor.evaluation.results.language import language_lines, language_summary
+from textanchor.evaluation.results import language
 from textanchor.evaluation.results.summary import summarise
 from textanchor.records import Score
 
@@ -22,10 +22,10 @@ def choices(num_right: int, num_items: int) -> dict[str, dict[str, float]]:
     ("num_right", "reading"), [(25, "at chance"), (30, "at chance"), (40, "above chance"), (5, "below chance")]
 )
 def test_accuracy_is_read_against_chance_within_its_interval(num_right: int, reading: str) -> None:
-    summary = language_summary(choices(num_right, 100))
+    summary = language.summarise(choices(num_right, 100))
     assert summary["reading"] == reading
     assert (summary["chance"], summary["majority"], summary["num_items"]) == (0.25, 0.25, 100)
-    told = "\n".join(language_lines({"mmlu": summary}))
+    told = "\n".join(language.lines({"mmlu": summary}))
     assert ("Not better than guessing: mmlu" in told) == (reading != "above chance")
 
 
@@ -33,7 +33,7 @@ def test_nothing_right_has_an_interval_all_the_same() -> None:
     solved = dict.fromkeys("ab", 0.0)
     metrics = {"correct": solved, "strict_correct": solved}
     metrics |= {"gold_nats": {"a": 10.0, "b": 90.0}, "gold_tokens": {"a": 10.0, "b": 30.0}}
-    summary = language_summary(metrics)
+    summary = language.summarise(metrics)
     assert summary["reading"] == "none right"
     assert summary["accuracy"]["low"] == 0.0
     assert summary["accuracy"]["high"] > 0.5

@@ -2,6 +2,7 @@
 
 import pytest
 
+from textanchor.evaluation.results.pope import pope_metrics
 from textanchor.evaluation.scoring.parsing import (
     equals_answer,
     names_answer,
@@ -10,7 +11,6 @@ from textanchor.evaluation.scoring.parsing import (
     parse_yes_no,
     parse_yes_no_as_published,
     parse_yes_no_strictly,
-    pope_metrics,
 )
 
 STORY = "The picture was taken on a quiet morning and has many colors in it " * 22

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from textanchor.errors import DataError
-from textanchor.evaluation.results.summary import change, mean_change, mean_over_tasks, summarise, values_of
+from textanchor.evaluation.results.summary import change, mean_change, mean_over_tasks, summarise
+from textanchor.evaluation.results.values import values_of
 from textanchor.records import Score
 
 

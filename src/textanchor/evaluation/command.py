@@ -10,11 +10,8 @@ from textanchor.bounds import require_range, require_seed
 from textanchor.config import to_dict
 from textanchor.errors import ConfigError, DataError, TextanchorError
 from textanchor.evaluation.registry import load_suites
-from textanchor.evaluation.results.generated import summarise_generated
-from textanchor.evaluation.results.language import language_lines
-from textanchor.evaluation.results.retention_report import Run, retention_report
-from textanchor.evaluation.results.retention_table import retention_table
-from textanchor.evaluation.results.summary import summarise
+from textanchor.evaluation.results.retention_report import Run, retention_report, retention_table
+from textanchor.evaluation.results.summary import summary_lines
 from textanchor.evaluation.run import RECORD, evaluate_to_folder, read_scores, require_evaluation_folder
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, SuiteOptions
 from textanchor.evaluation.suites.closed import ClosedSuite
@@ -24,7 +21,6 @@ from textanchor.files import cache_dir, read_json, write_json
 from textanchor.outputs import claimed
 from textanchor.records import RunRecord, Score
 from textanchor.report.documents import RETENTION
-from textanchor.tables import Table
 from textanchor.vlm.loading import EMBEDDED, load_vlm
 from textanchor.vlm.precision import Format, Precision, choose_precision
 
@@ -41,10 +37,7 @@ class Evaluation:
     """Content of retention.json, where there is a baseline."""
 
     def __str__(self) -> str:
-        summary = summarise(self.record.scores)
-        lines = _task_lines(summary["tasks"])
-        lines += [line for key, write in _OTHERS.items() if key in summary for line in write(summary[key])]
-        lines += _generated_lines(summarise_generated(self.record.scores))
+        lines = summary_lines(self.record.scores)
         lines += _malformed_lines(self.record.extra["malformed_rows"])
         if self.retention is not None:
             lines += ["", retention_table(self.retention)]
@@ -183,62 +176,6 @@ def _item_ids(suite: ClosedSuite | LanguageSuite) -> set[str]:
     return set(suite.item_ids) if isinstance(suite, LanguageSuite) else {item.id for item in suite.items}
 
 
-def _task_lines(tasks: dict[str, dict[str, Any]]) -> list[str]:
-    if not tasks:
-        return []
-    header = ("task", "items", "accuracy", "gold nats", "majority", "blind")
-    rows = []
-    for name, task in tasks.items():
-        accuracy = _written(task["accuracy"]) if "accuracy" in task else "-"
-        means = (_share(task.get("majority")), _share(task["blind"]))
-        rows.append((name, str(task["num_items"]), accuracy, _written(task["gold_nats"]), *means))
-    return [Table(header, rows).aligned()]
-
-
-def _pope_lines(pope: dict[str, Any]) -> list[str]:
-    parts = {"POPE, all": pope} | {f"POPE, {name}": part for name, part in pope["strategies"].items()}
-    lines = [""]
-    for name, part in parts.items():
-        lines.append(
-            f"{name:<20}accuracy {_written(part['accuracy'])}, blind {_share(part['blind_accuracy'])}, "
-            f"F1 {part['f1']:.3f}, yes-ratio {part['yes_ratio']:.3f}, unparsed {part['unparsed']:.3f} "
-            f"({part['num_items']} questions)"
-        )
-        if (read := part.get("published")) is not None:
-            lines.append(
-                f"{'  as POPE reads':<20}free answers: accuracy {read['accuracy']:.3f}, F1 {read['f1']:.3f}, yes-ratio "
-                f"{read['yes_ratio']:.3f} (published tables rest on its script, to which what it cannot read is a yes)"
-            )
-    return lines
-
-
-def _chair_lines(chair: dict[str, Any]) -> list[str]:
-    return [
-        "",
-        f"CHAIR_i {_share(chair['chair_i'])}, CHAIR_s {_written(chair['chair_s'])}, recall {chair['recall']:.3f}, "
-        f"{chair['mean_length']['estimate']:.1f} words ({chair['num_items']} captions)",
-    ]
-
-
-def _text_lines(text: dict[str, Any]) -> list[str]:
-    line = f"text: {_written(text['cross_entropy'])} nats for each of {text['num_tokens']} tokens"
-    kl = f", KL to the base {_written(text['kl_to_base'])}" if "kl_to_base" in text else "; --base gives the KL to it"
-    return ["", line + kl]
-
-
-def _generated_lines(generated: dict[str, Any]) -> list[str]:
-    lines = [
-        f"{name}, free answers: accuracy {_written(free['accuracy'])}, strictly read "
-        f"{_written(free['strict_accuracy'])}, unparsed {_share(free['unparsed'])}"
-        for name, free in generated.get("free_answers", {}).items()
-    ]
-    lines += [
-        f"{name}: CIDEr-D {_written(captions['cider_d'])} of 10"
-        for name, captions in generated.get("captions", {}).items()
-    ]
-    return ["", *lines] if lines else []
-
-
 def _malformed_lines(malformed: dict[str, list[str]]) -> list[str]:
     """How many rows of the user's files were left out, and which."""
     suites: dict[tuple[str, ...], list[str]] = {}
@@ -249,14 +186,3 @@ def _malformed_lines(malformed: dict[str, list[str]]) -> list[str]:
         for problems, names in suites.items()
         for line in ("", f"{', '.join(names)}: left out {len(problems)} malformed rows", *(f"  {p}" for p in problems))
     ]
-
-
-_OTHERS = {"pope": _pope_lines, "chair": _chair_lines, "text": _text_lines, "language": language_lines}
-
-
-def _written(interval: dict[str, float]) -> str:
-    return f"{interval['estimate']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -19,8 +19,7 @@ from textanchor.data.json_rows import read_rows
 from textanchor.errors import DataError, OutputError
 from textanchor.evaluation.identity import answerer_hash
 from textanchor.evaluation.journal import Journal
-from textanchor.evaluation.results.generated import summarise_generated
-from textanchor.evaluation.results.summary import summarise
+from textanchor.evaluation.results.summary import summarise, summarise_generated
 from textanchor.evaluation.scoring.candidates import sharing_obstacle
 from textanchor.evaluation.scoring.images import TowerCache
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, require_places, suite_hash

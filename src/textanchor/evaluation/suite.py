@@ -13,6 +13,7 @@ from PIL import Image
 
 from textanchor.data.items import ImageSource, Item, open_image
 from textanchor.errors import ConfigError
+from textanchor.evaluation.results.kinds import TASK, Kind
 from textanchor.files import sha256_of_json
 from textanchor.records import Score
 
@@ -87,9 +88,9 @@ class AbstractSuite(ABC):
     """Rows of the user's files that are no items, each with file, line and reason; none in what is drawn."""
 
     @property
-    def place(self) -> str:
-        """Where a summary tells of it; a summary has one place for each."""
-        return self.name
+    def kind(self) -> Kind:
+        """What its rows amount to."""
+        return TASK
 
     @property
     @abstractmethod
@@ -115,7 +116,7 @@ def require_places(suites: Sequence[AbstractSuite]) -> None:
     """Raise ConfigError where two suites have one name, or one place in the summary of an evaluation."""
     taken: dict[str, AbstractSuite] = {}
     for suite in suites:
-        for place in (suite.name, suite.place):
+        for place in (suite.name, suite.kind.only_one or suite.name):
             if (other := taken.setdefault(place, suite)) is not suite:
                 raise ConfigError(
                     f"suites {other.name!r} and {suite.name!r} are two suites for {place} in one evaluation, whose "

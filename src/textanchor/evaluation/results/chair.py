@@ -1,10 +1,12 @@
 """CHAIR: how many of the objects that captions name are not in the image (arXiv 1809.02156, section 3)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from textanchor.data.hallucination import ObjectVocabulary
 from textanchor.errors import DataError
+from textanchor.evaluation.results.values import Metrics, Summary, written, written_share
+from textanchor.stats import bootstrap_interval
 
 
 @dataclass(frozen=True)
@@ -65,3 +67,23 @@ def chair_metrics(counts: Sequence[CaptionCounts]) -> ChairMetrics:
         recall=sum(c.num_recalled for c in counts) / objects,
         mean_length=sum(c.num_words for c in counts) / len(counts),
     )
+
+
+def summarise(metrics: Metrics) -> Summary:
+    """CHAIR with intervals of its share of captions and of their length."""
+    fields = CaptionCounts.__dataclass_fields__
+    counts = [CaptionCounts(**{f: int(metrics[f][item]) for f in fields}) for item in metrics["num_mentions"]]
+    summary: Summary = asdict(chair_metrics(counts))
+    summary["chair_s"] = asdict(bootstrap_interval([float(c.num_hallucinated > 0) for c in counts]))
+    summary["mean_length"] = asdict(bootstrap_interval([c.num_words for c in counts]))
+    summary["num_items"] = len(counts)
+    return summary
+
+
+def lines(chair: Summary) -> list[str]:
+    """One line."""
+    return [
+        "",
+        f"CHAIR_i {written_share(chair['chair_i'])}, CHAIR_s {written(chair['chair_s'])}, "
+        f"recall {chair['recall']:.3f}, {chair['mean_length']['estimate']:.1f} words ({chair['num_items']} captions)",
+    ]

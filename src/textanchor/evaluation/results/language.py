@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from textanchor.stats import Interval, bootstrap_interval, ratio_values, wilson_interval
+from textanchor.evaluation.results.values import Metrics, Summary, per_unit, written
+from textanchor.stats import Interval, bootstrap_interval, wilson_interval
 from textanchor.tables import Table
-
-Metrics = Mapping[str, Mapping[str, float]]
-"""Metric -> item -> value."""
 
 ACCURACIES = {"correct": "accuracy", "correct_normalised": "accuracy_normalised", "strict_correct": "strict_accuracy"}
 TOLD = ("accuracy", "accuracy_normalised", "gold_nats", "choice_nats")
@@ -18,14 +16,9 @@ OF_THE_ITEM = ("chance", "majority_correct", "gold_tokens")
 """Metrics of the items themselves, which no model moves."""
 
 
-def is_language(metrics: Metrics) -> bool:
-    """Whether these are the rows of a `LanguageSuite`."""
-    return "chance" in metrics or "gold_tokens" in metrics or "gold_nats" not in metrics
-
-
-def language_summary(metrics: Metrics) -> dict[str, Any]:
+def summarise(metrics: Metrics) -> Summary:
     """Intervals of a language suite; `reading` says how its accuracy stands to chance."""
-    summary: dict[str, Any] = {"num_items": max(map(len, metrics.values()))}
+    summary: Summary = {"num_items": max(map(len, metrics.values()))}
     for metric, values in metrics.items():
         if metric not in OF_THE_ITEM:
             summary[ACCURACIES.get(metric, metric)] = asdict(_interval(values))
@@ -33,8 +26,7 @@ def language_summary(metrics: Metrics) -> dict[str, Any]:
         if key in metrics:
             summary[key.removesuffix("_correct")] = sum(metrics[key].values()) / len(metrics[key])
     if "gold_tokens" in metrics:
-        per_token = ratio_values(metrics["gold_nats"], metrics["gold_tokens"])
-        summary["gold_nats_per_token"] = asdict(bootstrap_interval(list(per_token.values())))
+        summary["gold_nats_per_token"] = per_unit(metrics["gold_nats"], metrics["gold_tokens"])
         summary["num_gold_tokens"] = int(sum(metrics["gold_tokens"].values()))
     if "accuracy" in summary:
         summary["reading"] = _reading(summary)
@@ -56,23 +48,19 @@ def _reading(summary: Mapping[str, Any]) -> str | None:
     return "at chance" if accuracy["high"] >= summary["chance"] else "below chance"
 
 
-def language_lines(language: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def lines(language: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A table of the suites, and a sentence on those whose accuracy says nothing."""
     header = ("language", "items", "accuracy", "by characters", "chance", "reading", "gold nats")
     rows, others = [], []
     for name, suite in language.items():
-        accuracies = (_written(suite.get(key)) for key in ("accuracy", "accuracy_normalised"))
+        accuracies = (written(suite.get(key)) for key in ("accuracy", "accuracy_normalised"))
         chance = f"{suite['chance']:.3f}" if "chance" in suite else "-"
         reading = suite.get("reading") or "-"
-        rows.append((name, str(suite["num_items"]), *accuracies, chance, reading, _written(suite.get("gold_nats"))))
+        rows.append((name, str(suite["num_items"]), *accuracies, chance, reading, written(suite.get("gold_nats"))))
         extra = [key for key in suite if isinstance(suite[key], dict) and key not in TOLD]
-        others += [f"{name}, {key}: {_written(suite[key])}" for key in extra]
-    lines = ["", Table(header, rows).aligned(), *others]
+        others += [f"{name}, {key}: {written(suite[key])}" for key in extra]
+    told = ["", Table(header, rows).aligned(), *others]
     guessed = [name for name, suite in language.items() if suite.get("reading") in GUESSES]
     if guessed:
-        lines.append(f"Not better than guessing: {', '.join(guessed)}; there, only gold nats can show a change.")
-    return lines
-
-
-def _written(interval: Mapping[str, float] | None) -> str:
-    return "-" if interval is None else f"{interval['estimate']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+        told.append(f"Not better than guessing: {', '.join(guessed)}; there, only gold nats can show a change.")
+    return told

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from textanchor.errors import DataError
-from textanchor.evaluation.results.summary import require_same_version
+from textanchor.evaluation.results.kinds import measures_of
+from textanchor.evaluation.results.values import Values, metrics_of, require_same_version
 from textanchor.records import Score
 from textanchor.stats import (
     Interval,
@@ -15,31 +16,15 @@ from textanchor.stats import (
     interpolate_at_level,
     item_differences,
     mean_over_groups,
-    ratio_values,
 )
 from textanchor.tables import MEASURES
 
 Rows = Sequence[Score]
 
 
-def item_values(scores: Rows, suite: str) -> dict[str, dict[str, float]]:
+def item_values(scores: Rows, suite: str) -> dict[str, Values]:
     """Measure -> item -> value, for each measure that the suite has; DataError where an item has a metric twice."""
-    rows: dict[str, dict[str, float]] = {}
-    for score in scores:
-        if score.suite == suite:
-            values = rows.setdefault(score.metric, {})
-            if score.item_id in values:
-                raise DataError(f"suite {suite!r}: item {score.item_id!r} has {score.metric!r} twice; do not mix runs")
-            values[score.item_id] = score.value
-    found = {measure: rows[metric] for measure, metric in _DIRECT.items() if metric in rows}
-    if "num_tokens" in rows:
-        found["text_nats"] = ratio_values(rows["nats"], rows["num_tokens"])
-    if "num_hallucinated" in rows:
-        found["chair_s"] = {item: float(number > 0) for item, number in rows["num_hallucinated"].items()}
-    return found
-
-
-_DIRECT = {"accuracy": "correct", "gold_nats": "gold_nats", "cider_d": "cider_d"}
+    return measures_of(metrics_of(scores, suite))
 
 
 def changes(before: Rows, after: Rows, suite: str) -> dict[str, Interval]:

@@ -1,6 +1,6 @@
 """Several runs on the same items, first to last, as the content of retention.json (docs/retention.md)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from statistics import fmean
@@ -8,7 +8,7 @@ from typing import Any
 
 from textanchor import __version__
 from textanchor.errors import ConfigError, DataError
-from textanchor.evaluation.results.language import is_language
+from textanchor.evaluation.results.kinds import kind_of
 from textanchor.evaluation.results.retention import (
     CurvePoint,
     Rows,
@@ -20,6 +20,8 @@ from textanchor.evaluation.results.retention import (
     matched_learning,
     transfer,
 )
+from textanchor.evaluation.results.values import metrics_of
+from textanchor.tables import MEASURES, Table, verdict
 
 FORMAT_VERSION = 1
 MEANS = ("accuracy", "gold_nats")
@@ -48,7 +50,7 @@ def retention_report(
     if unknown:
         raise ConfigError(f"tuned suite {unknown[0]!r} is not in all runs; those are {', '.join(shared) or 'none'}")
     before, after = runs[0].rows, runs[-1].rows
-    kinds = {suite: _kind(after, suite) for suite in shared}
+    kinds = {suite: kind_of(metrics_of(after, suite)).name for suite in shared}
     kept = {kind: [s for s in shared if kinds[s] == kind and s not in tuned] for kind in ("task", "language")}
     report: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -76,13 +78,6 @@ def _shared_suites(runs: Sequence[Run]) -> list[str]:
             f"no suite is in all of {', '.join(run.name for run in runs)}; evaluate them on the same suites"
         )
     return shared
-
-
-def _kind(rows: Rows, suite: str) -> str:
-    metrics = {score.metric: {score.item_id: score.value} for score in rows if score.suite == suite}
-    marks = {"said_yes": "pope", "num_mentions": "chair", "cider_d": "captions", "num_tokens": "text"}
-    found = next((kind for mark, kind in marks.items() if mark in metrics), None)
-    return found or ("language" if is_language(metrics) else "task")
 
 
 def _suite(before: Rows, after: Rows, suite: str, kind: str, tuned: bool) -> dict[str, Any]:
@@ -164,3 +159,61 @@ def _matched(report: Mapping[str, Any], against: Mapping[str, Any]) -> dict[str,
     if any(not curve or any(point.learned is None for point in curve) for curve in curves.values()):
         raise DataError("a comparison at matched learning needs --tuned with suites that have an accuracy, in both")
     return {**asdict(matched_learning(curves)), "curves": {names[1]: against["curve"]}}
+
+
+def retention_table(report: Mapping[str, Any]) -> str:
+    """For the terminal: before, after, forgetting and a verdict for each suite and measure; then what sums it up."""
+    first, last = report["runs"][0], report["runs"][-1]
+    rows = []
+    for name, suite in report["suites"].items():
+        label = f"{name} (tuned)" if suite["tuned"] else name
+        for measure, values in suite["measures"].items():
+            lost = values["forgetting"]
+            known = MEASURES[measure]
+            cells = (f"{values['before']:.3f}", f"{values['after']:.3f}", _signed(lost), verdict(lost))
+            rows.append((label, f"{known.title}, {known.unit}", *cells, str(suite["num_items"])))
+            label = ""
+    title = f"Retention: {first} to {last}; forgetting is positive where {last} is worse"
+    table = Table(("suite", "measure", "before", "after", "forgetting", "", "items"), rows)
+    return "\n".join([title, table.aligned(), *_sums(report)])
+
+
+def _signed(interval: Mapping[str, float]) -> str:
+    """Signed estimate and interval."""
+    return f"{interval['estimate']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]"
+
+
+def _sums(report: Mapping[str, Any]) -> Iterator[str]:
+    for name, suite in report["suites"].items():
+        if suite["format_loss"] is not None:
+            parts = ", ".join(f"{part} {_signed(value)}" for part, value in suite["format_loss"].items())
+            yield f"{name}, lost accuracy: {parts} (total is what a strict reading loses, real what a lenient one does)"
+    what = "not tuned on" if report["tuned"] else "evaluated"
+    for kind, measures in report["transfer"].items():
+        for measure, mean in measures.items():
+            yield (
+                f"transfer, mean change over {len(mean['suites'])} {kind} suites {what}: {_signed(mean)} "
+                f"({MEASURES[measure].title}, {MEASURES[measure].unit})"
+            )
+    if report["h_mean"] is not None:
+        h = report["h_mean"]
+        yield f"H-mean {h['value']:.3f} of kept accuracy {h['upstream']:.3f} and tuned accuracy {h['downstream']:.3f}"
+    for measure, mean in (report["bwt"] or {}).items():
+        yield f"BWT over {len(report['tuned'])} tasks: {_signed(mean)} ({MEASURES[measure].title})"
+    if len(report["tuned"]) > 1 and report["bwt"] is None:
+        yield "BWT: not computed, it needs a --baseline before and after each tuned task but the last"
+    if report["not_compared"]:
+        yield f"not in all runs, so not compared: {', '.join(report['not_compared'])}"
+    if report["matched"] is not None:
+        yield from _matched_lines(report["matched"])
+
+
+def _matched_lines(matched: Mapping[str, Any]) -> Iterator[str]:
+    if matched["level"] is None:
+        never = [name for name, reached in matched["reached"].items() if not reached]
+        yield f"no comparison at matched learning: {' and '.join(never)} learned nothing, and curves are not extended"
+        return
+    yield f"where both have learned to accuracy {matched['level']:.3f} (interpolated, without interval):"
+    for name, kept in matched["kept"].items():
+        told = ", ".join(f"{measure} {value:.3f}" for measure, value in kept.items() if value is not None)
+        yield f"  {name}: {told or 'nothing kept was measured'}"

@@ -1,12 +1,10 @@
-"""Free answers, read strictly and leniently, and the POPE metrics of what was read.
+"""Free answers, read strictly and leniently.
 
-lmms-eval counts the ground truth's yes-ratio and scores "Yes." as wrong; here every number is of the predictions.
 What a model thinks in tags of its own (`<think>`) is no part of its answer.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 _STRICT = re.compile(r"\W*(yes|no)\W*", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?\n]+(?:\s|$)")
@@ -113,39 +111,3 @@ def _sentence(answer: str, choices: Sequence[str] = ()) -> str:
     if mark and _plain(mark[0]) not in map(_plain, choices):
         text = text[mark.end() :]
     return _SENTENCE_END.split(text, maxsplit=1)[0]
-
-
-@dataclass(frozen=True)
-class PopeMetrics:
-    """Shares of all questions; precision is None where nothing was predicted to be there."""
-
-    accuracy: float
-    precision: float | None
-    recall: float
-    f1: float
-    yes_ratio: float
-    """Share of the predictions, not of the gold answers, that are yes."""
-    unparsed: float
-    num_items: int
-
-
-def pope_metrics(predicted: Sequence[bool | None], gold: Sequence[bool]) -> PopeMetrics:
-    """Metrics of (N,) predictions, None where the answer could not be read: that is wrong, and it is not a yes.
-
-    Source: POPE, arXiv 2305.10355, section 5; "yes" is the positive class. ValueError where there is no gold yes.
-    """
-    pairs = list(zip(predicted, gold, strict=True))
-    num_yes = sum(gold)
-    if num_yes == 0:
-        raise ValueError("POPE needs at least one question whose gold answer is yes, because recall is of those")
-    said_yes = sum(p is True for p in predicted)
-    hits = sum(p is True and g for p, g in pairs)
-    return PopeMetrics(
-        accuracy=sum(p is g for p, g in pairs) / len(pairs),
-        precision=hits / said_yes if said_yes else None,
-        recall=hits / num_yes,
-        f1=2 * hits / (said_yes + num_yes),
-        yes_ratio=said_yes / len(pairs),
-        unparsed=sum(p is None for p in predicted) / len(pairs),
-        num_items=len(pairs),
-    )

@@ -16,6 +16,7 @@ from textanchor.data.tasks import OBJECT_NAMES, Split, load_items
 from textanchor.errors import DataError
 from textanchor.evaluation.results.chair import count_mentions
 from textanchor.evaluation.results.cider import cider_d
+from textanchor.evaluation.results.kinds import CAPTIONS, CHAIR, Kind
 from textanchor.evaluation.scoring.candidates import score_candidates
 from textanchor.evaluation.scoring.generation import generate_answers
 from textanchor.evaluation.scoring.parsing import without_thoughts
@@ -46,9 +47,8 @@ class CaptionSuite(AbstractSuite):
     version: ClassVar[str] = "3"
 
     @property
-    def place(self) -> str:
-        """One for CHAIR; captions without a vocabulary stand among the tasks."""
-        return "CHAIR" if self.vocabulary is not None else self.name
+    def kind(self) -> Kind:
+        return CHAIR if self.vocabulary is not None else CAPTIONS
 
     @property
     def num_steps(self) -> int:

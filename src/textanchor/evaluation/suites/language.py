@@ -16,6 +16,7 @@ from torch import nn
 from textanchor.errors import DataError, TextanchorError
 from textanchor.evaluation.language.local import GENERATES, local_files, read_local_rows
 from textanchor.evaluation.language.scores import Values, choice_values, own_metrics
+from textanchor.evaluation.results.kinds import LANGUAGE, Kind
 from textanchor.evaluation.scoring.prompting import tokenizer_of
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, SuiteOptions, measuring
 from textanchor.evaluation.suites.folder import accepted
@@ -46,6 +47,10 @@ class LanguageSuite(AbstractSuite):
     malformed: tuple[str, ...] = ()
     """Rows of the user's files that are no items, each with file, line and reason."""
     version: ClassVar[str] = "2"
+
+    @property
+    def kind(self) -> Kind:
+        return LANGUAGE
 
     @property
     def num_items(self) -> int:

@@ -12,6 +12,7 @@ from textanchor.data.items import Item
 from textanchor.data.pope import object_items
 from textanchor.data.scenes import draw_scene
 from textanchor.data.tasks import OBJECT_NAMES, Split, drawn_seeds, require_drawable
+from textanchor.evaluation.results.kinds import POPE, Kind
 from textanchor.evaluation.scoring.candidates import score_candidates
 from textanchor.evaluation.scoring.generation import generate_answers
 from textanchor.evaluation.scoring.parsing import parse_yes_no, parse_yes_no_as_published, parse_yes_no_strictly
@@ -46,9 +47,8 @@ class PopeSuite(AbstractSuite):
     version: ClassVar[str] = "3"
 
     @property
-    def place(self) -> str:
-        """One for all questions of POPE."""
-        return "POPE"
+    def kind(self) -> Kind:
+        return POPE
 
     @property
     def num_steps(self) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from textanchor.data.texts import load_texts
 from textanchor.errors import DataError
+from textanchor.evaluation.results.kinds import TEXT, Kind
 from textanchor.evaluation.scoring.prompting import tokenizer_of
 from textanchor.evaluation.suite import AbstractSuite, EvaluationOptions, measuring
 from textanchor.files import sha256_of_json
@@ -46,9 +47,8 @@ class TextSuite(AbstractSuite):
     version: ClassVar[str] = "2"
 
     @property
-    def place(self) -> str:
-        """One for plain text."""
-        return "text"
+    def kind(self) -> Kind:
+        return TEXT
 
     @property
     def num_steps(self) -> int:
