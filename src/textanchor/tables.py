@@ -1,6 +1,7 @@
 """One table and the three ways to write it; the words for parts of a model, for measures and for verdicts."""
 
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
+"""A layer's number in the name of a tensor."""
 PART_TITLES = {
     "vision_tower": "vision tower",
     "projector": "projector",
@@ -118,3 +122,13 @@ def terminal_tables(tables: Iterable[Table], *, width: int) -> str:
     for table in tables:
         console.print(table.rich())
     return buffer.getvalue().rstrip()
+
+
+def merged_numbers(texts: list[str]) -> str:
+    """One text for several that differ in numbers only; otherwise the distinct ones in order."""
+    if len({NUMBER.sub("", text) for text in texts}) > 1:
+        return "; ".join(dict.fromkeys(texts))
+    columns = zip(*(NUMBER.findall(text) for text in texts), strict=True)
+    ranges = [sorted(set(column), key=float) for column in columns]
+    merged = iter(f"{column[0]}-{column[-1]}" if len(column) > 1 else column[0] for column in ranges)
+    return NUMBER.sub(lambda _: next(merged), texts[0])

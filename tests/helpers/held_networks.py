@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from textanchor.errors import HoldError
 from textanchor.holds import Anchor, FilterConfig, HoldHandle, HoldPlan, attach
+from textanchor.holds.bases import Filters
 from textanchor.holds.entries import HeldTensor
-from textanchor.holds.filters import Filters
 from textanchor.holds.linear import held_linear
 from textanchor.holds.targets import find_targets
 from textanchor.vlm.names import base_parameters

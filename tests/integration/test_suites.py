@@ -156,6 +156,7 @@ def test_rows_are_of_the_kind_that_their_suite_is_of(llava: tuple[Any, Any]) -> 
     assert kinds == {suite.name: suite.kind for suite in suites}
     assert [kind.name for kind in kinds.values()] == ["task", "pope", "chair", "task", "text"]
 
+
 @pytest.mark.parametrize("answered_by", ["likelihood", "generation"])
 def test_pope_rows(llava: tuple[Any, Any], answered_by: Any) -> None:
     suite = pope_scenes(num_items=6, answered_by=answered_by)

@@ -23,7 +23,7 @@ from helpers.held_models import (
 from helpers.tiny_chat import tiny_chat_model
 from textanchor.errors import ConfigError, DataError, HoldError, ModelError
 from textanchor.holds import Anchor, FilterConfig, attach, fit_anchor, plan_holds
-from textanchor.holds.sensitivity import ANSWER_SEED
+from textanchor.holds.gather import ANSWER_SEED
 from textanchor.spectral import MomentsStream, Subspace, output_basis
 from textanchor.vlm.parts import VLMParts, find_parts
 

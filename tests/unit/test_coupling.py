@@ -18,7 +18,7 @@ from helpers.held_models import (
 )
 from textanchor.errors import HoldError
 from textanchor.holds import HoldPlan, attach
-from textanchor.holds.coupled import bind
+from textanchor.holds.bound import bind
 from textanchor.spectral import Subspace
 
 LAST = "model.multi_modal_projector.linear_2"

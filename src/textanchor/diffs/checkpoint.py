@@ -15,7 +15,7 @@ from torch import Tensor
 from textanchor.diffs.headers import OpenFiles, StoredTensor
 from textanchor.diffs.strays import StrayFile
 from textanchor.errors import ModelError
-from textanchor.holds.bits import dense
+from textanchor.holds.tensors import dense
 
 BLOCK_ELEMENTS = 2**21
 """Elements of the blocks of rows in which tensors are read: small enough for the processor's cache to help."""

@@ -5,10 +5,12 @@
 - `slopes/<linear>`: derivatives of the activation behind an inner linear of the projector.
 
 Linears that receive the same states share one entry.
+
+Shape legend: N tokens, D width of a state, E = D + 1, S rows that stand for the sinks.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from textanchor.errors import HoldError
-from textanchor.holds.saved_moments import SavedMoments, stored_tensors
-from textanchor.holds.store import load_values, save_folder
+from textanchor.holds.store import load_tensors, load_values, save_folder
 from textanchor.spectral import Moments, MomentsStream, sink_bound
+from textanchor.tables import LAYER, Table, merged_numbers
 
 if TYPE_CHECKING:
     from textanchor.holds.linear import Side
     from textanchor.holds.plan import HoldPlan
 
 TEXT_EMBEDDING, INPUTS, SLOPES, STATES = "text_embedding", "inputs", "slopes", "states"
+TENSORS = ("mean", "second", "sinks")
+HEADER = ("states", "number", "width", "tokens", "sinks")
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +103,56 @@ class Anchor:
         return cls(moments, content["aliases"], content["provenance"])
 
     def __str__(self) -> str:
-        from textanchor.holds.anchor_table import anchor_table
+        return _table(self)
 
-        return anchor_table(self)
+
+def stored_tensors(moments: Moments) -> dict[str, Tensor]:
+    """The tensors of `moments` as they are written: of the symmetric second moment, one half is enough."""
+    rows, columns = torch.tril_indices(moments.width + 1, moments.width + 1)
+    parts = moments.mean_D, moments.second_EE[rows, columns], moments.sinks_SE
+    return dict(zip(TENSORS, parts, strict=True))
+
+
+class SavedMoments(Mapping[str, Moments]):
+    """The moments of a saved anchor, each read from its folder whenever it is asked for.
+
+    Those of all linears of a model together take gigabytes.
+    """
+
+    def __init__(self, folder: Path, values: Mapping[str, Mapping[str, Any]]) -> None:
+        self.folder, self._values = folder, values
+        load_tensors(folder, "anchor", [])  # a damaged file is told at once
+
+    def __getitem__(self, name: str) -> Moments:
+        values = self._values[name]
+        stored = load_tensors(self.folder, "anchor", [f"{name}/{key}" for key in TENSORS])
+        mean_D, half, sinks_SE = stored.values()
+        rows, columns = torch.tril_indices(len(mean_D) + 1, len(mean_D) + 1)
+        second_EE = half.new_zeros(len(mean_D) + 1, len(mean_D) + 1)
+        second_EE[rows, columns] = half
+        second_EE[columns, rows] = half
+        # copies, because a tensor of a file keeps the whole file mapped
+        return Moments(mean_D=mean_D.clone(), second_EE=second_EE, sinks_SE=sinks_SE.clone(), **values)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def _table(anchor: Anchor) -> str:
+    """Provenance, then rows of states (layers as *), how many such entries, width, tokens counted, sinks kept apart."""
+    groups: dict[str, list[tuple[str, str, str]]] = {}
+    for name, moments in anchor.moments.items():
+        row = (str(moments.width), f"{moments.count:.0f}", f"{moments.sink_count:.0f}")
+        groups.setdefault(LAYER.sub("*", name), []).append(row)
+    rows = [
+        (name, str(len(entries)), *(merged_numbers(list(column)) for column in zip(*entries, strict=True)))
+        for name, entries in groups.items()
+    ]
+    origin = ", ".join(f"{key} {value}" for key, value in anchor.provenance.items() if not isinstance(value, dict))
+    return f"{origin}\n{Table(HEADER, rows).aligned()}"

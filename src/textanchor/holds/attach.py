@@ -13,20 +13,19 @@ from torch import nn
 from torch.optim import Optimizer
 
 from textanchor.errors import HoldError
-from textanchor.holds.bound import BoundLinear
-from textanchor.holds.coupled import FilterCache, bind
-from textanchor.holds.gradients import GradientProjection
+from textanchor.holds.bound import BoundLinear, FilterCache, bind
+from textanchor.holds.entries import PROJECTOR
 from textanchor.holds.optimizers import (
+    GradientProjection,
     groups_by_parameter,
     is_skipped,
     require_step_size,
     stepping_optimizer,
     without_weight_decay,
 )
-from textanchor.holds.packing import PROJECTOR
 from textanchor.holds.penalty import ProjectorPenalty
 from textanchor.holds.plan import HoldPlan, inside_ddp, listed
-from textanchor.holds.sharding import anywhere, require_all_processes
+from textanchor.holds.tensors import anywhere, require_all_processes
 from textanchor.spectral.precision import unrounded
 from textanchor.vlm.names import base_modules
 

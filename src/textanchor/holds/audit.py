@@ -19,15 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from textanchor.errors import HoldError
-from textanchor.holds.bits import dense
-from textanchor.holds.bound import BoundLinear
-from textanchor.holds.coupled import bind
+from textanchor.holds.bound import BoundLinear, bind
 from textanchor.holds.entries import HeldProjector
 from textanchor.holds.linear import matrix, protected
 from textanchor.holds.penalty import protected_energy
 from textanchor.holds.plan import HoldPlan, inside_ddp, listed
 from textanchor.holds.probe import Probe
-from textanchor.holds.sharding import gathered
+from textanchor.holds.tensors import dense, gathered
 from textanchor.spectral import Subspace
 from textanchor.tables import Table
 from textanchor.vlm.names import base_modules, is_within

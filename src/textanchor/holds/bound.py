@@ -2,37 +2,40 @@
 
 It works in place and in blocks of rows, so that no second matrix of the weight's size is made at each step (`share`
 keeps the coordinates of one linear until it has seen all blocks), and in the precision of the filter; what has moved is
-summed in float64. Sharded parameters are gathered first; see `sharding.py`.
+summed in float64. Sharded parameters are gathered first; see `tensors.py`. Mode coupling filters both ends of a linear:
+what it maps from its protected input directions V to its protected output directions U stays.
 
-Shape legend: R rows of X (see `linear.py`), D width of the filtered space, K directions of the filter, r rank of LoRA.
+Shape legend: R rows of X (see `linear.py`), D width of the filtered space, K, J directions in, out, r rank of LoRA.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, final
 
 import torch
 from torch import Tensor
 
-from textanchor.holds.bits import bit_hashes
-from textanchor.holds.linear import Block, HeldLinear, laid_out, matrix, matrix_blocks, start_matrix
+from textanchor.holds import rules
+from textanchor.holds.linear import Block, HeldLinear, laid_out, matrix, matrix_blocks, start_matrix, write_block
 from textanchor.holds.norm_sketch import random_signs
-from textanchor.holds.rules import Reference, change_coordinates, damp_, share_factor
-from textanchor.holds.sharding import gathered, local, write_back
+from textanchor.holds.tensors import bit_hashes, gathered, local, write_back
 from textanchor.spectral import Subspace
-from textanchor.spectral.precision import precise, unrounded
+from textanchor.spectral.precision import precise, unrounded, working
 from textanchor.spectral.products import linear
+
+FilterCache = dict[tuple[int, torch.device, torch.dtype], Subspace]
 
 
 @dataclass(frozen=True, eq=False)
-class BoundLinear:
+class BoundLinear(ABC):
     """A held linear with the parameters that it holds now, and its filter and reference beside them."""
 
     linear: HeldLinear
     tensors: tuple[Tensor, ...]
     subspace: Subspace
     across: Subspace | None
-    reference: Reference | None
+    reference: rules.Reference | None
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -51,7 +54,7 @@ class BoundLinear:
     def with_reference(self, values: Tensor, *, is_full: bool) -> Self:
         """The same rule against these reference values: all of X0, or its coordinates."""
         values = laid_out(values, self.linear.side) if is_full else values
-        return replace(self, reference=Reference(values.to(self.tensors[0].device), is_full))
+        return replace(self, reference=rules.Reference(values.to(self.tensors[0].device), is_full))
 
     def at_start(self) -> Self:
         """The same rule, counting changes from the weights as they are now; all of them are kept."""
@@ -97,11 +100,8 @@ class BoundLinear:
         config, whole = self.linear.config, self.gathered()
         if config.hold == "share":
             whole._share()
-        elif config.hold == "exact":
-            whole._damp(0.0)
         else:
-            assert lr is not None
-            whole._damp(self.linear.factor_of_decay(float(lr)))
+            whole._damp(0.0 if config.hold == "exact" else self.linear.factor_of_decay(lr))
         if config.norm_cap is not None:
             whole._cap_norm(config.norm_cap)
         self._write(whole)
@@ -125,10 +125,17 @@ class BoundLinear:
         for values, tensor in zip(whole.tensors, self.tensors, strict=True):
             write_back(values, tensor.detach())
 
+    @abstractmethod
     def _damp(self, factor: float) -> None:
-        for block, x_RD, reference_R in self.rows(self._start, self._working):
-            damp_(x_RD, reference_R, self.is_full, self.subspace, factor)
-            write_block(block, x_RD)
+        """Damp the change of tensors that are whole, in place."""
+
+    @abstractmethod
+    def _share(self) -> None:
+        """Damp the change as far as `share` asks."""
+
+    @abstractmethod
+    def protected_norm(self) -> float:
+        """||P_out Delta P_in||_F as it is now."""
 
     def _cap_norm(self, cap: float) -> None:
         """Shrink the whole change to ||Delta|| <= cap ||W0||, so that each direction keeps its share of it."""
@@ -139,24 +146,6 @@ class BoundLinear:
             for block, x_RD, base_RD in self.rows(self.whole_base(), self._precise):
                 start_RD = torch.zeros_like(x_RD) if base_RD is None else base_RD.to(x_RD)
                 write_block(block, torch.lerp(start_RD, x_RD, factor))
-
-    def _share(self) -> None:
-        """Damp the change as far as `share` asks: one pass over X to measure it, one to damp it."""
-        assert self.linear.config.share is not None
-        energies_K = torch.zeros_like(self.subspace.gains_K, dtype=self._precise)
-        energy, changes = torch.zeros((), dtype=self._precise, device=energies_K.device), []
-        gram_rr = self._gram_rr(self._working)
-        for _, x_RD, base_RD in self.rows(self._start, self._working):
-            change_RD = x_RD if base_RD is None else x_RD - base_RD.to(x_RD)
-            changes.append(linear(change_RD, self.subspace.directions_DK.T))
-            energies_K += column_energies(changes[-1], gram_rr)
-            energy += column_energies(change_RD, gram_rr).sum()
-        factor = share_factor(energies_K, float(energy), self.subspace, self.linear.config.share)
-        if factor < 1.0:
-            rows = self.rows(self._start, self._working)
-            for (block, x_RD, base_RD), change_RK in zip(rows, changes, strict=True):
-                damp_(x_RD, base_RD, self.is_full, self.subspace, factor, change_RK)
-                write_block(block, x_RD)
 
     def _gram_rr(self, dtype: torch.dtype) -> Tensor | None:
         """Gram matrix of the scaled cofactor of LoRA, by which rows of X weigh; None for a weight, where it is 1."""
@@ -169,19 +158,6 @@ class BoundLinear:
         a_rI, b_Or = self.parameters
         return (b_Or.T if self.linear.side == "in" else a_rI).to(dtype)
 
-    def protected_norm(self) -> float:
-        """||P_out Delta P_in||_F as it is now."""
-        energy, gram_rr = 0.0, self._gram_rr(self._precise)
-        for _, x_RD, reference_R in self.rows(self._start, self._precise):
-            if self.subspace.complement:
-                change_RD = x_RD if reference_R is None else x_RD - reference_R.to(x_RD)
-                part = self.subspace.protected(change_RD)
-            else:
-                part = change_coordinates(x_RD, reference_R, self.is_full, self.subspace)
-                part = part * self.subspace.gains_K.to(part)
-            energy += float(column_energies(part, gram_rr).sum())
-        return energy**0.5
-
     def change_norm(self) -> float:
         """||Delta||_F as it is now; estimated where all that is kept of the start is its sketch."""
         if not self.linear.is_lora and self.whole_base() is None:
@@ -189,7 +165,7 @@ class BoundLinear:
         energy, gram_rr = 0.0, self._gram_rr(self._precise)
         for _, x_RD, base_RD in self.rows(self.whole_base(), self._precise):
             change_RD = x_RD if base_RD is None else x_RD - base_RD.to(x_RD)
-            energy += float(column_energies(change_RD, gram_rr).sum())
+            energy += float(rules.column_energies(change_RD, gram_rr).sum())
         return energy**0.5
 
     def _sketched_norm(self) -> float:
@@ -219,15 +195,126 @@ class BoundLinear:
         return None if self.linear.base is None else self.linear.base.to(self.tensors[0].device)
 
 
-def column_energies(change_RK: Tensor, gram_rr: Tensor | None) -> Tensor:
-    """(K,) energy of the columns of a change of X, whose rows `gram_rr` weighs where they are the rank of LoRA."""
-    return (change_RK * (change_RK if gram_rr is None else gram_rr @ change_RK)).sum(0)
+@final
+class FilteredLinear(BoundLinear):
+    """A weight or a LoRA update held at one end."""
+
+    def _damp(self, factor: float) -> None:
+        for block, x_RD, reference_R in self.rows(self._start, self._working):
+            rules.damp_(x_RD, reference_R, self.is_full, self.subspace, factor)
+            write_block(block, x_RD)
+
+    def _share(self) -> None:
+        # one pass over X to measure the change, one to damp it
+        assert self.linear.config.share is not None
+        energies_K = torch.zeros_like(self.subspace.gains_K, dtype=self._precise)
+        energy, changes = torch.zeros((), dtype=self._precise, device=energies_K.device), []
+        gram_rr = self._gram_rr(self._working)
+        for _, x_RD, base_RD in self.rows(self._start, self._working):
+            change_RD = x_RD if base_RD is None else x_RD - base_RD.to(x_RD)
+            changes.append(linear(change_RD, self.subspace.directions_DK.T))
+            energies_K += rules.column_energies(changes[-1], gram_rr)
+            energy += rules.column_energies(change_RD, gram_rr).sum()
+        factor = rules.share_factor(energies_K, float(energy), self.subspace, self.linear.config.share)
+        if factor < 1.0:
+            rows = self.rows(self._start, self._working)
+            for (block, x_RD, base_RD), change_RK in zip(rows, changes, strict=True):
+                rules.damp_(x_RD, base_RD, self.is_full, self.subspace, factor, change_RK)
+                write_block(block, x_RD)
+
+    def protected_norm(self) -> float:
+        energy, gram_rr = 0.0, self._gram_rr(self._precise)
+        for _, x_RD, reference_R in self.rows(self._start, self._precise):
+            if self.subspace.complement:
+                change_RD = x_RD if reference_R is None else x_RD - reference_R.to(x_RD)
+                part = self.subspace.protected(change_RD)
+            else:
+                part = rules.change_coordinates(x_RD, reference_R, self.is_full, self.subspace)
+                part = part * self.subspace.gains_K.to(part)
+            energy += float(rules.column_energies(part, gram_rr).sum())
+        return energy**0.5
 
 
-def write_block(block: Block, values_RD: Tensor) -> None:
-    """Write values into the views that a block of X consists of, unless they are those views."""
-    if len(block) == 1 and block[0].data_ptr() == values_RD.data_ptr():
-        return
-    for piece, values in zip(block, values_RD.split([piece.shape[1] for piece in block], dim=1), strict=True):
-        if piece.data_ptr() != values.data_ptr():
-            piece.copy_(values)
+@final
+class CoupledLinear(BoundLinear):
+    """A full weight held at both ends: P_out Delta P_in = U diag(g) (U^T Delta V) diag(h) V^T by its coordinates."""
+
+    def _coordinates(self) -> Tensor:
+        """(J, K) U^T Delta V."""
+        assert self.across is not None
+        u_RJ, v_DK = (side.directions_DK.to(self._precise) for side in (self.across, self.subspace))
+        sum_JK, start = v_DK.new_zeros(u_RJ.shape[1], v_DK.shape[1]), 0
+        for _, x_RD, base_RD in self.rows(self._start if self.is_full else None, self._precise):
+            change_RD = x_RD if base_RD is None else x_RD - base_RD.to(x_RD)
+            sum_JK += u_RJ[start : start + len(x_RD)].T @ (change_RD @ v_DK)
+            start += len(x_RD)
+        return sum_JK if self.is_full or self._start is None else sum_JK - self._start
+
+    def _damp(self, factor: float) -> None:
+        assert self.across is not None
+        less_JK, start = (
+            rules.damped_pairs(self._coordinates(), self.across, self.subspace, factor).to(self._working),
+            0,
+        )
+        for block, x_RD, _ in self.rows(None, self._working):
+            less_RK = self.across.directions_DK[start : start + len(x_RD)] @ less_JK
+            write_block(block, x_RD.addmm_(less_RK, self.subspace.directions_DK.T, alpha=-1))
+            start += len(x_RD)
+
+    def _share(self) -> None:
+        assert self.across is not None and self.linear.config.share is not None
+        energies_JK = self._coordinates().square()
+        factor = rules.pair_share_factor(
+            energies_JK, self.change_norm() ** 2, self.across, self.subspace, self.linear.config.share
+        )
+        if factor < 1.0:
+            self._damp(factor)
+
+    def protected_norm(self) -> float:
+        assert self.across is not None
+        gains_JK = torch.outer(self.across.gains_K, self.subspace.gains_K)
+        return float((self._coordinates() * gains_JK).norm())
+
+
+@final
+class SplitLora(BoundLinear):
+    """A LoRA update whose first half of the rank keeps off the outputs, and whose second half off the inputs.
+
+    A product of two factors cannot give up P_out Delta P_in alone, so the rank is split, B A = B1 A1 + B2 A2, with
+    U^T B1 = 0 and A2 V = 0: the first half may read all and not write to U, the second may write all and not read V.
+    """
+
+    def _damp(self, factor: float) -> None:
+        assert self.across is not None
+        a_rD, b_Rr = self.tensors
+        half = len(a_rD) // 2
+        first, second = slice(0, half), slice(half, None)
+        for values, subspace in ((b_Rr.T[first], self.across), (a_rD[second], self.subspace)):
+            x_RD = values.to(subspace.directions_DK)
+            rules.damp_(x_RD, None, False, subspace, factor)
+            write_block((values,), x_RD)
+
+    def _share(self) -> None:
+        raise NotImplementedError("a split rank has no rule share; require_legal refuses it")
+
+    def protected_norm(self) -> float:
+        assert self.across is not None
+        a_rD, b_Rr = (tensor.to(self._precise) for tensor in self.parameters)
+        written_rR = self.across.protected(b_Rr.T)
+        return float(self.linear.scaling * (written_rR.T @ self.subspace.protected(a_rD)).norm())
+
+
+def bind(linear: HeldLinear, named: Mapping[str, Tensor], cache: FilterCache | None = None) -> BoundLinear:
+    """Bind a held linear to tensors by name; `cache` lets linears with one filter share it on a device."""
+    tensors = tuple(named[name] for name in linear.tensors)
+    device, dtype, cache = tensors[0].device, working(tensors), {} if cache is None else cache
+
+    def on_device(subspace: Subspace) -> Subspace:
+        return cache.setdefault((id(subspace), device, dtype), subspace.to(device, dtype))
+
+    across = None if linear.across is None else on_device(linear.across)
+    kind = FilteredLinear if linear.across is None else SplitLora if linear.is_lora else CoupledLinear
+    bound = kind(linear, tensors, on_device(linear.subspace), across, None)
+    if linear.reference is None:
+        return bound
+    return bound.with_reference(linear.reference.values, is_full=linear.reference.is_full)

@@ -63,10 +63,10 @@ class HeldLinear:
     base_rms: float | None
     """Root mean square of the entries of the weight before training."""
 
-    def factor_of_decay(self, lr: float) -> float:
+    def factor_of_decay(self, lr: float | None) -> float:
         """The c of `decay` for a step of size lr."""
-        assert self.config.strength is not None and self.base_rms is not None
-        return decay_factor(lr, self.config.strength / self.base_rms)
+        assert lr is not None and self.config.strength is not None and self.base_rms is not None
+        return decay_factor(float(lr), self.config.strength / self.base_rms)
 
 
 def held_linear(
@@ -152,6 +152,15 @@ def matrix_blocks(tensors: tuple[Tensor, ...], side: Side, is_lora: bool) -> Ite
         yield (rows_RD[piece], second[piece, None]) if with_bias and second is not None else (rows_RD[piece],)
     if side == "out" and second is not None:
         yield (second[None],)
+
+
+def write_block(block: Block, values_RD: Tensor) -> None:
+    """Write values into the views that a block of X consists of, unless they are those views."""
+    if len(block) == 1 and block[0].data_ptr() == values_RD.data_ptr():
+        return
+    for piece, values in zip(block, values_RD.split([piece.shape[1] for piece in block], dim=1), strict=True):
+        if piece.data_ptr() != values.data_ptr():
+            piece.copy_(values)
 
 
 def matrix(tensors: tuple[Tensor, ...], side: Side) -> Tensor:

@@ -3,6 +3,7 @@
 Names of tensors are base names (see `vlm/names.py`), so that a plan outlives wrapping by PEFT or accelerate.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,13 @@ from torch import nn
 
 from textanchor.errors import HoldError
 from textanchor.files import sha256_of_json
-from textanchor.holds.entries import FROZEN, HeldProjector, HeldTensor
-from textanchor.holds.linear import HeldLinear
-from textanchor.holds.packing import FILTER, pack, unpack
-from textanchor.holds.plan_table import plan_table
+from textanchor.holds.entries import COVERED, FILTER, FROZEN, HeldProjector, HeldTensor, pack, unpack
+from textanchor.holds.filter import FilterConfig
+from textanchor.holds.linear import HeldLinear, Side
 from textanchor.holds.store import hash_of_tensors, load_folder, save_folder
+from textanchor.holds.targets import NOT_TRAINED, Target
+from textanchor.spectral import Subspace
+from textanchor.tables import LAYER, Table, merged_numbers
 from textanchor.vlm.names import base_parameters, is_within
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from textanchor.holds.probe import Probe
 
 MAX_NAMES = 3
+HEADER = ("part", "tensor", "number", "rule", "why")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,3 +135,46 @@ def inside_ddp(model: nn.Module) -> nn.Module:
 def listed(names: list[str]) -> str:
     """The first names, and how many more there are."""
     return ", ".join(names[:MAX_NAMES]) + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
+
+
+def rows_of(
+    target: Target,
+    side: Side,
+    subspace: Subspace,
+    config: FilterConfig,
+    part: str,
+    *,
+    across: Subspace | None = None,
+    prefix: str = "",
+) -> list[HeldTensor]:
+    """What becomes of each trained tensor of a held linear."""
+    why = prefix + config.describe(subspace, across)
+
+    def row(name: str, rule: str, why: str) -> HeldTensor:
+        return HeldTensor(name=name, part=part, rule=rule, why=why)
+
+    if not target.is_lora:
+        return [row(name, config.rule(), why) for name in target.tensors]
+    if across is not None:
+        lora_a, lora_b = target.tensors
+        return [
+            row(lora_a, config.rule(), f"{why}; second half of the rank"),
+            row(lora_b, config.rule(), f"{why}; first half of the rank"),
+        ]
+    held, other = target.tensors if side == "in" else target.tensors[::-1]
+    letter = "lora_A" if side == "in" else "lora_B"
+    return [row(held, config.rule(), why), row(other, COVERED, f"held through {letter}, whatever this one is")]
+
+
+def plan_table(tensors: Iterable[HeldTensor]) -> str:
+    """Rows of part, tensor (layers as *), number of tensors, rule and why (numbers that differ as least-largest).
+
+    Tensors that are frozen because they were not trained in the first place share one row per part.
+    """
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for tensor in sorted(tensors, key=lambda tensor: tensor.why == NOT_TRAINED):
+        name = "(others)" if tensor.why == NOT_TRAINED else LAYER.sub("*", tensor.name)
+        key = (tensor.part, name, tensor.rule)
+        groups.setdefault(key, []).append(tensor.why)
+    rows = [(part, name, str(len(whys)), rule, merged_numbers(whys)) for (part, name, rule), whys in groups.items()]
+    return Table(HEADER, rows).aligned()

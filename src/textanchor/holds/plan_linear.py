@@ -7,13 +7,12 @@ from torch import nn
 from textanchor.config import from_dict
 from textanchor.errors import HoldError
 from textanchor.holds.anchor import STATES, Anchor
+from textanchor.holds.bases import Filters
 from textanchor.holds.entries import FROZEN, HeldTensor
 from textanchor.holds.filter import FilterConfig
-from textanchor.holds.filters import Filters
 from textanchor.holds.legal import require_legal
 from textanchor.holds.linear import Side, held_linear
-from textanchor.holds.plan import HoldPlan
-from textanchor.holds.plan_rows import rows_of
+from textanchor.holds.plan import HoldPlan, rows_of
 from textanchor.holds.sources import BOTTOM, IDENTITY, OWN_INPUTS, RANDOM, TEXT_EMBEDDING
 from textanchor.holds.targets import find_targets
 from textanchor.spectral.precision import working

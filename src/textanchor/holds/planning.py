@@ -6,9 +6,9 @@ import torch
 
 from textanchor.errors import ConfigError, HoldError
 from textanchor.holds.anchor import Anchor
-from textanchor.holds.entries import FROZEN, NOT_TRAINED, HeldProjector, HeldTensor
+from textanchor.holds.bases import Filters, leading
+from textanchor.holds.entries import FROZEN, HeldProjector, HeldTensor
 from textanchor.holds.filter import FilterConfig
-from textanchor.holds.filters import Filters
 from textanchor.holds.legal import (
     BY_FUNCTION,
     held_text_linears,
@@ -18,11 +18,9 @@ from textanchor.holds.legal import (
     writes_text,
 )
 from textanchor.holds.linear import HeldLinear, Side, held_linear
-from textanchor.holds.plan import HoldPlan
-from textanchor.holds.plan_rows import rows_of
+from textanchor.holds.plan import HoldPlan, rows_of
 from textanchor.holds.pullback import pulled_back
-from textanchor.holds.selection import leading
-from textanchor.holds.targets import Target, find_targets
+from textanchor.holds.targets import NOT_TRAINED, Target, find_targets
 from textanchor.spectral import Subspace, metric_basis
 from textanchor.spectral.precision import working
 from textanchor.vlm.names import is_within

@@ -171,3 +171,8 @@ def num_free(subspace: Subspace) -> int:
     protections_K = 1 - subspace.gains_K if subspace.complement else subspace.gains_K
     outside = 0 if subspace.complement else subspace.width - len(protections_K)
     return outside + int((protections_K == 0).sum())
+
+
+def column_energies(change_RK: Tensor, gram_rr: Tensor | None) -> Tensor:
+    """(K,) energy of the columns of a change of X, whose rows `gram_rr` weighs where they are the rank of LoRA."""
+    return (change_RK * (change_RK if gram_rr is None else gram_rr @ change_RK)).sum(0)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from textanchor.errors import DataError, HoldError
 from textanchor.files import atomic_directory, read_sealed_json, sha256_of_json, write_sealed_json
-from textanchor.holds.bits import bit_hashes
+from textanchor.holds.tensors import bit_hashes
 from textanchor.outputs import writing
 from textanchor.vlm.names import base_parameters
 

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from textanchor.errors import HoldError
-from textanchor.holds.bits import bit_hashes, dense, is_quantized
-from textanchor.holds.entries import NOT_TRAINED
+from textanchor.holds.tensors import bit_hashes, dense, is_quantized
 from textanchor.vlm.names import base_modules, is_within, joined, peft_layers
 from textanchor.vlm.parts import is_of_experts
 
 EXPERTS = "experts in one tensor, out of reach of LoRA on linears and of rules, so they stay as they are"
 """Why such a tensor is frozen, trained or not."""
+
+NOT_TRAINED = "not trained"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from textanchor.holds import HoldPlan
-from textanchor.holds.coupled import FilterCache, bind
+from textanchor.holds.bound import FilterCache, bind
 from textanchor.spectral.precision import unrounded
 
 
