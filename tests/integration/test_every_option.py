@@ -23,7 +23,6 @@ from helpers.tiny_sessions import moved
 from textanchor.errors import TextanchorError
 from textanchor.files import sha256_of_json
 from textanchor.holds import FilterConfig, fit_anchor
-from textanchor.holds.store import hash_of_model
 from textanchor.methods import METHODS
 from textanchor.training.collate import Collator
 from textanchor.training.config import AdaptConfig, DataConfig, PartConfig, PartsConfig, TrainingConfig
@@ -34,6 +33,7 @@ from textanchor.training.session import Session
 from textanchor.training.trainable import set_up_training, trained_parameters
 from textanchor.training.trainer import AdaptTrainer, training_arguments
 from textanchor.training.updates import StartWeights
+from textanchor.vlm.hashing import hash_of_model
 from textanchor.vlm.precision import choose_precision
 
 FULL = {"projector": {"train": "full"}, "language_model": {"train": "full"}}

@@ -159,7 +159,8 @@ def test_a_quantised_weight_is_not_trained_in_full_under_a_rule() -> None:
 
 
 def test_two_bases_have_two_hashes() -> None:
-    from textanchor.holds.tensors import bit_hashes, dense, is_quantized
+    from textanchor.holds.tensors import dense, is_quantized
+    from textanchor.vlm.hashing import bit_hashes
 
     first, second = (torch.nn.Linear(4, 4) for _ in range(2))
     before = first.weight.detach().clone()

@@ -165,12 +165,7 @@ def measuring(model: "nn.Module") -> Iterator[None]:
     import torch
 
     from textanchor.vlm.fast_linears import fast_linears
+    from textanchor.vlm.modes import evaluating
 
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode(), fast_linears(model):
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with evaluating(model), torch.inference_mode(), fast_linears(model):
+        yield

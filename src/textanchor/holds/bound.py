@@ -2,8 +2,7 @@
 
 It works in place and in blocks of rows, so that no second matrix of the weight's size is made at each step (`share`
 keeps the coordinates of one linear until it has seen all blocks), and in the precision of the filter; what has moved is
-summed in float64. Sharded parameters are gathered first; see `tensors.py`. Mode coupling filters both ends of a linear:
-what it maps from its protected input directions V to its protected output directions U stays.
+summed in float64. Sharded parameters are gathered first; see `tensors.py`. Mode coupling filters both ends of a linear.
 
 Shape legend: R rows of X (see `linear.py`), D width of the filtered space, K, J directions in, out, r rank of LoRA.
 """
@@ -19,10 +18,11 @@ from torch import Tensor
 from textanchor.holds import rules
 from textanchor.holds.linear import Block, HeldLinear, laid_out, matrix, matrix_blocks, start_matrix, write_block
 from textanchor.holds.norm_sketch import random_signs
-from textanchor.holds.tensors import bit_hashes, gathered, local, write_back
+from textanchor.holds.tensors import gathered, local, write_back
 from textanchor.spectral import Subspace
 from textanchor.spectral.precision import precise, unrounded, working
 from textanchor.spectral.products import linear
+from textanchor.vlm.hashing import bit_hashes
 
 FilterCache = dict[tuple[int, torch.device, torch.dtype], Subspace]
 

@@ -6,8 +6,7 @@ state is kept, only moments. All linears that receive the same states share one 
 Shape legend: B texts of a batch, L tokens, N tokens that count, D width of a state.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,12 +18,13 @@ from textanchor.files import sha256_of_json
 from textanchor.holds.anchor import INPUTS, SLOPES, TEXT_EMBEDDING, Anchor
 from textanchor.holds.gather import gather, require_gatherable
 from textanchor.holds.pullback import SlopesGatherer
-from textanchor.holds.store import hash_of_model
 from textanchor.holds.streams import Consume, Run, Streams, begin_id_of, sinks, text_batch
 from textanchor.spectral import MomentsStream
 from textanchor.vlm.capture import capture_inputs
 from textanchor.vlm.fast_linears import fast_linears
+from textanchor.vlm.hashing import hash_of_model
 from textanchor.vlm.logits import without_logits
+from textanchor.vlm.modes import evaluating
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.parts import VLMParts, find_parts
 from textanchor.vlm.passes import (
@@ -82,7 +82,7 @@ def fit_anchor(
     else:
         runs += [partial(passes.images, batch) for batch in batches]
     streams, slopes = Streams(f"{INPUTS}/"), SlopesGatherer(parts)
-    with _evaluating(model), torch.no_grad(), fast_linears(model):
+    with evaluating(model), torch.no_grad(), fast_linears(model):
         embedding = _embedding_stream(parts, rows)
         for done, run in enumerate(runs, 1):
             with slopes.watching():
@@ -178,18 +178,6 @@ class _Passes:
             run,
             lambda name, states_ND: consume(name, states_ND, None),
         )
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout; each module returns to its own mode."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _num_images(images: Sequence[Any]) -> int:

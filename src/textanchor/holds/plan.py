@@ -17,10 +17,11 @@ from textanchor.files import sha256_of_json
 from textanchor.holds.entries import COVERED, FILTER, FROZEN, HeldProjector, HeldTensor, pack, unpack
 from textanchor.holds.filter import FilterConfig
 from textanchor.holds.linear import HeldLinear, Side
-from textanchor.holds.store import hash_of_tensors, load_folder, save_folder
+from textanchor.holds.store import load_folder, save_folder
 from textanchor.holds.targets import NOT_TRAINED, Target
 from textanchor.spectral import Subspace
 from textanchor.tables import LAYER, Table, merged_numbers
+from textanchor.vlm.hashing import hash_of_tensors
 from textanchor.vlm.names import base_parameters, is_within
 
 if TYPE_CHECKING:

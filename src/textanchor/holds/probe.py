@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from textanchor.errors import HoldError
 from textanchor.vlm.capture import capture_inputs
+from textanchor.vlm.modes import evaluating
 from textanchor.vlm.names import base_modules
 from textanchor.vlm.parts import VLMParts
 
@@ -37,12 +38,8 @@ class Probe:
         """(N, D) what the module gives now, in float64 and without dropout."""
         assert self.module is not None
         module = base_modules(model)[self.module]
-        modes = {inner: inner.training for inner in module.modules()}
-        module.eval()
-        outputs = [_rows(module(*args, **kwargs)) for args, kwargs in self.calls]
-        for inner, mode in modes.items():
-            inner.training = mode
-        return torch.cat(outputs)
+        with evaluating(module):
+            return torch.cat([_rows(module(*args, **kwargs)) for args, kwargs in self.calls])
 
 
 @torch.no_grad()

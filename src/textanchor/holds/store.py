@@ -1,21 +1,16 @@
-"""Folders with one safetensors file and one JSON file, written whole or not at all, and hashes of tensors."""
+"""Folders with one safetensors file and one JSON file, written whole or not at all."""
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from textanchor.errors import DataError, HoldError
-from textanchor.files import atomic_directory, read_sealed_json, sha256_of_json, write_sealed_json
-from textanchor.holds.tensors import bit_hashes
+from textanchor.files import atomic_directory, read_sealed_json, write_sealed_json
 from textanchor.outputs import writing
-from textanchor.vlm.names import base_parameters
 
 FORMAT = 2
 
@@ -72,21 +67,3 @@ def _layout(file: Path) -> dict[str, Any]:
             return {name: [found.get_dtype(), list(found.get_shape())] for name, found in slices.items()}
     except (SafetensorError, OSError) as error:
         raise HoldError(f"{file}: cannot be read ({error}); save the {file.stem} again") from error
-
-
-def hash_of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 of names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors:
-        values = tensor.detach().cpu().contiguous()
-        digest.update(json.dumps([name, str(values.dtype), list(values.shape)]).encode())
-        digest.update(values.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def hash_of_model(model: nn.Module) -> str:
-    """SHA-256 of the names, types, shapes and bit patterns (by torch's own fast hash) of all parameters."""
-    entries = [
-        (name, str(p.dtype), list(p.shape), *bit_hashes(p)) for name, p in sorted(base_parameters(model).items())
-    ]
-    return sha256_of_json(entries)

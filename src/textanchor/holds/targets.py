@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from textanchor.errors import HoldError
-from textanchor.holds.tensors import bit_hashes, dense, is_quantized
+from textanchor.holds.tensors import dense, is_quantized
+from textanchor.vlm.hashing import bit_hashes
 from textanchor.vlm.names import base_modules, is_within, joined, peft_layers
 from textanchor.vlm.parts import is_of_experts
 

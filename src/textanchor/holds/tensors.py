@@ -1,4 +1,4 @@
-"""Weights as they are stored: the hash of their bits, quantised ones as numbers, and sharded ones gathered.
+"""Weights as they are stored: quantised ones as numbers, and sharded ones gathered.
 
 Quantisers keep integers in a plain tensor (bitsandbytes) or in a tensor subclass around several (torchao).
 
@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from textanchor.errors import HoldError
+from textanchor.vlm.hashing import is_wrapper
 
 
 def is_quantized(weight: Tensor) -> bool:
     """Whether the values are not the stored numbers themselves."""
-    return not weight.is_floating_point() or _is_wrapper(weight)
+    return not weight.is_floating_point() or is_wrapper(weight)
 
 
 def dense(weight: Tensor) -> Tensor | None:
@@ -29,19 +30,7 @@ def dense(weight: Tensor) -> Tensor | None:
     if not is_quantized(weight):
         return weight
     wrapper: Any = weight
-    return wrapper.dequantize() if _is_wrapper(weight) and hasattr(wrapper, "dequantize") else None
-
-
-def bit_hashes(tensor: Tensor) -> list[int]:
-    """Torch's hash of the bits of each plain tensor that this one is made of."""
-    if _is_wrapper(tensor):
-        wrapper: Any = tensor
-        return [number for name in wrapper.__tensor_flatten__()[0] for number in bit_hashes(getattr(tensor, name))]
-    return [int(torch.hash_tensor(tensor.detach()).view(torch.int64))] if tensor.numel() else [0]
-
-
-def _is_wrapper(tensor: Tensor) -> bool:
-    return hasattr(tensor, "__tensor_flatten__") and not isinstance(tensor, DTensor)
+    return wrapper.dequantize() if is_wrapper(weight) and hasattr(wrapper, "dequantize") else None
 
 
 def require_all_processes(joined: int | None = None) -> None:

@@ -12,6 +12,7 @@ from textanchor.training.lora_from_texts import LoraFromTexts
 from textanchor.training.reference import device_of, text_inputs
 from textanchor.training.updates import lora_factors
 from textanchor.vlm.capture import capture_inputs
+from textanchor.vlm.modes import evaluating
 from textanchor.vlm.names import base_parameters, peft_layers
 
 
@@ -56,15 +57,13 @@ class LoRANull(LoraFromTexts):
         streams: dict[str, MomentsStream] = {}
         source_of: dict[str, str] = {}
         language_model = targets.parts.module(targets.parts.language_model)
-        modes = {module: module.training for module in language_model.modules()}
-        language_model.eval()
 
         def consume(name: str, states_ND: Tensor) -> None:
             width = states_ND.shape[1]
             streams.setdefault(name, MomentsStream(width, unit_norm=False, source=f"inputs of {name}")).add(states_ND)
 
         texts = read_texts(self.texts, self.num_texts)
-        with torch.no_grad():
+        with evaluating(language_model), torch.no_grad():
             for inputs in text_inputs(targets.processor, texts, device_of(language_model)):
                 source_of |= capture_inputs(
                     targets.parts.model,
@@ -72,8 +71,6 @@ class LoRANull(LoraFromTexts):
                     lambda inputs=inputs: language_model(**inputs, use_cache=False),
                     consume,
                 )
-        for module, mode in modes.items():
-            module.training = mode
         moments = {name: stream.moments().second_DD for name, stream in streams.items()}
         return {name: moments[source] for name, source in source_of.items()}
 

@@ -9,7 +9,7 @@ from textanchor.data.texts import read_texts
 from textanchor.diffs.structure import GROUPS
 from textanchor.errors import ConfigError
 from textanchor.holds import Anchor, FilterConfig, HoldPlan, fit_anchor, plan_holds
-from textanchor.holds.store import hash_of_model
+from textanchor.vlm.hashing import hash_of_model
 from textanchor.vlm.parts import VLMParts
 
 DEFAULT_ALPHA = 0.5

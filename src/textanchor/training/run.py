@@ -16,7 +16,6 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from textanchor.config import to_dict
 from textanchor.data.items import Conversation
 from textanchor.errors import DataError
-from textanchor.holds.store import hash_of_model
 from textanchor.records import RunRecord, environment, memory_cost
 from textanchor.training.audit import TensorAudit, audit_weights
 from textanchor.training.checkpoints import METHOD_FOLDER, CheckpointKeeper
@@ -32,7 +31,7 @@ from textanchor.training.session import Session
 from textanchor.training.trainable import num_trained, set_up_training
 from textanchor.training.trainer import AdaptTrainer, configuration_kept, training_arguments, training_device
 from textanchor.training.updates import StartWeights
-from textanchor.vlm.hashing import tensors_hash
+from textanchor.vlm.hashing import hash_of_model, tensors_hash
 from textanchor.vlm.precision import Format, choose_precision
 
 NUM_CHECKED = 2
