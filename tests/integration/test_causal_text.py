@@ -11,9 +11,9 @@ from helpers.tiny_families import TINY
 from helpers.tiny_families_shrunk import SHRUNK
 from helpers.tiny_models import tiny_vlm
 from textanchor.errors import ModelError
+from textanchor.evaluation.results.summary import values_of
 from textanchor.evaluation.suite import EvaluationOptions
 from textanchor.evaluation.suites.text import TextSuite
-from textanchor.evaluation.summarise import values_of
 from textanchor.vlm.causal import causal_on_text, require_causal
 from textanchor.vlm.text_backbone import text_backbone
 
