@@ -13,10 +13,11 @@ from torch import Tensor
 from textanchor.config import from_dict, to_dict
 from textanchor.files import atomic_file, read_json, sha256_of_file, sha256_of_json, write_json
 from textanchor.training.adapt import adapt
-from textanchor.training.adapter_export import PREFIX, WEIGHTS
+from textanchor.training.adapter_export import WEIGHTS
 from textanchor.training.config import AdaptConfig
 from textanchor.training.features import FeatureStore
 from textanchor.vlm.loading import load_vlm
+from textanchor.vlm.names import PEFT_MODEL
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _tune(bench: Bench, tuning: Tuning, task: str, seed: int, store: FeatureStor
         tensors = {name: p.detach().contiguous() for name, p in result.model.named_parameters()}
         tensors = {name: tensors[name] for name in bench.parts.projector_tensors}
     else:
-        tensors = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(output / WEIGHTS).items()}
+        tensors = {name.removeprefix(PEFT_MODEL): tensor for name, tensor in load_file(output / WEIGHTS).items()}
     with atomic_file(path) as temporary:
         save_file(tensors, temporary)
     facts = {"scaling": 2.0, "cost": result.record.cost, "loss": result.record.extra["loss"], "config": to_dict(config)}
