@@ -180,10 +180,6 @@ class Structure:
         except ModelError:  # a bare parameter, or no linear as wide as text space
             return None
 
-    def names_of(self, group: str) -> list[str]:
-        """The model's own names in a group, tied ones left out."""
-        return [name for name in self.shapes if name not in self.tied and self.group_of(name) == group]
-
 
 def _found_parts(model: Any, names: PartNames) -> tuple[VLMParts | None, str]:
     try:

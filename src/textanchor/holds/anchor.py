@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from textanchor.holds.linear import Side
     from textanchor.holds.plan import HoldPlan
 
-TEXT_EMBEDDING, INPUTS, SLOPES, STATES = "text_embedding", "inputs", "slopes", "states"
+INPUTS, SLOPES, STATES = "inputs", "slopes", "states"
 TENSORS = ("mean", "second", "sinks")
 HEADER = ("states", "number", "width", "tokens", "sinks")
 

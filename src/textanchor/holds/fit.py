@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from textanchor.errors import DataError
 from textanchor.files import sha256_of_json
-from textanchor.holds.anchor import INPUTS, SLOPES, TEXT_EMBEDDING, Anchor
+from textanchor.holds.anchor import INPUTS, SLOPES, Anchor
 from textanchor.holds.gather import gather, require_gatherable
 from textanchor.holds.pullback import SlopesGatherer
+from textanchor.holds.sources import TEXT_EMBEDDING
 from textanchor.holds.streams import Consume, Run, Streams, begin_id_of, sinks, text_batch
 from textanchor.spectral import MomentsStream
 from textanchor.vlm.capture import capture_inputs

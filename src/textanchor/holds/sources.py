@@ -8,7 +8,7 @@
 | text_sensitivity | gradients of the language-model loss on the texts, at the input embedding's outputs: E[g g^T] |
 | reference_sensitivity | gradients at the projector's outputs on reference images with their questions: E[g g^T] |
 | visual | what the projector gives on reference images |
-| random, random_energy, bottom, identity | controls, see `selection.py` |
+| random, random_energy, bottom, identity | controls, see `bases.py` |
 """
 
 import re

@@ -48,7 +48,7 @@ def output_basis(moments: Moments) -> Basis:
 
     A sample with (numerically) no mean has no mean direction. HoldError where the decomposition fails.
     """
-    first_DQ, rest_DD = _split_sinks(moments.sinks_SE[:, :-1], moments.count)
+    first_DQ, rest_DD = _sink_directions(moments.sinks_SE[:, :-1], moments.count)
     num_sinks = first_DQ.shape[1]
     second_DD = moments.second_DD + rest_DD
     mean_D = moments.mean_D - first_DQ @ (first_DQ.T @ moments.mean_D)
@@ -69,7 +69,7 @@ def input_basis(moments: Moments, *, with_constant: bool) -> Basis:
     second, sinks = moments.second_EE, moments.sinks_SE
     if not with_constant:
         second, sinks = moments.second_DD, sinks[:, :-1]
-    first, rest = _split_sinks(sinks, moments.count)
+    first, rest = _sink_directions(sinks, moments.count)
     return _spanned(_completed(first, first.shape[1], second + rest, second + rest), moments)
 
 
@@ -78,7 +78,7 @@ def metric_basis(metric_DD: Tensor) -> Basis:
     return _completed(metric_DD.new_zeros(len(metric_DD), 0), 0, metric_DD, metric_DD)
 
 
-def _split_sinks(sinks_SD: Tensor, count: float) -> tuple[Tensor, Tensor]:
+def _sink_directions(sinks_SD: Tensor, count: float) -> tuple[Tensor, Tensor]:
     """(D, Q) orthonormal directions with SINK_ENERGY of the sinks' energy, at most MAX_SINKS; the (D, D) rest of it.
 
     The rest is relative to `count` tokens, so that nothing that was seen is lost: it joins the ordinary tokens.

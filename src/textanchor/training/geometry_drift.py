@@ -16,7 +16,7 @@ from textanchor.data.texts import load_texts
 from textanchor.errors import DataError, ModelError
 from textanchor.geometry import linear_cka_debiased, principal_angles, principal_directions
 from textanchor.holds import HoldPlan, fit_anchor, take_probe
-from textanchor.holds.anchor import TEXT_EMBEDDING
+from textanchor.holds.sources import TEXT_EMBEDDING
 from textanchor.spectral import MomentsStream, input_basis, output_basis
 from textanchor.training.config import PART_NAMES
 from textanchor.training.curve import StepCallback
