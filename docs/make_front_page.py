@@ -19,7 +19,10 @@ ROWS = {
     "plain text: nats per token": ("text", "cross_entropy"),
 }
 COLUMNS = {"before": "before", "plain tuning": "full", "APP": "app"}
-PROCESSORS = {"seed0": "with AVX-512 and bfloat16 units"}
+PROCESSORS = {
+    "seed0": "with AVX-512 and bfloat16 units",
+    "avx2": "with both switched off, so AVX2 alone, as in most desktops and laptops",
+}
 """Record of the demo -> what its processor can do."""
 BEGIN, END = "<!-- from records: {} -->", "<!-- end of {} -->"
 

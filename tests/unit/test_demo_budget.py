@@ -120,7 +120,7 @@ def test_a_machine_without_memory_or_disk_is_refused(monkeypatch: pytest.MonkeyP
     require_machine(said.append)
     assert len(said) == 2 and "GB free" in said[0]
     monkeypatch.setattr(machine, "_free_memory_gb", lambda: 3.2)
-    with pytest.raises(TextanchorError, match=r"3\.2 GB free, the demo takes up to 4\. Close"):
+    with pytest.raises(TextanchorError, match=r"3\.2 GB free, the demo takes up to 4\.2\. Close"):
         run_demo(tmp_path / "out", task="digits", seed=0)
     monkeypatch.setattr(machine, "_free_memory_gb", lambda: 9.0)
     monkeypatch.setattr(machine, "DISK_GB", 1e9)

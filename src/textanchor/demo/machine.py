@@ -21,7 +21,7 @@ from textanchor.records import environment
 from textanchor.training.trainer import training_device
 from textanchor.vlm.precision import LEAST_GAIN, product_speeds
 
-MEMORY_GB, DISK_GB = 4.0, 3.0
+MEMORY_GB, DISK_GB = 4.2, 3.0
 """What the demo needs at its most, and for the model in the cache and two tuned ones."""
 SHAPES = ((1536, 576), (49153, 576), (576, 1536))
 """Of the embedded model's linears (`linear_shapes`), which is not loaded here."""
