@@ -119,3 +119,10 @@ def test_a_model_that_can_only_read_both_ways_is_refused(name: str) -> None:
         total_of_suite(model, 1)
     with pytest.raises(ModelError, match="both directions"):
         text_backbone(model)
+
+
+@pytest.mark.parametrize("name", ["blip_2", "kosmos-2", "idefics"])
+def test_a_model_that_needs_an_image_is_told(name: str) -> None:
+    suite = TextSuite(name="text", texts={"a": "1 2"})
+    with pytest.raises(ModelError, match=r"takes no text without an image \(\w+Error: "):
+        suite.score(tiny_vlm(name), lambda text: {"input_ids": [*map(int, text.split())]}, EvaluationOptions())

@@ -26,6 +26,7 @@ from textanchor.training.session import Session
 from textanchor.training.trainer import label_logits
 from textanchor.training.updates import adapter_update, lora_factors
 from textanchor.vlm.logits import takes_logits_to_keep
+from textanchor.vlm.modes import evaluating
 from textanchor.vlm.names import base_modules, base_parameters, peft_layers
 
 
@@ -81,12 +82,13 @@ class EWC(AbstractMethod):
         weights = {
             name: weight for name, weight in _trained_weights(session).items() if name.rpartition(".")[0] not in linears
         }
-        if linears:
-            factors = kronecker_fisher(linears, self._batches(session), _log_likelihood(session))
-            terms += [_kronecker_term(session, name, entry) for name, entry in factors.items()]
-        if weights:
-            diagonal = diagonal_fisher(weights, self._batches(session), _log_likelihood(session))
-            terms += [_diagonal_term(session, name, fisher) for name, fisher in diagonal.items()]
+        with evaluating(session.model):
+            if linears:
+                factors = kronecker_fisher(linears, self._batches(session), _log_likelihood(session))
+                terms += [_kronecker_term(session, name, entry) for name, entry in factors.items()]
+            if weights:
+                diagonal = diagonal_fisher(weights, self._batches(session), _log_likelihood(session))
+                terms += [_diagonal_term(session, name, fisher) for name, fisher in diagonal.items()]
         return Attachment(penalty=lambda: self.strength / 2 * torch.stack([term() for term in terms]).sum())
 
     def _batches(self, session: Session) -> Iterable[Mapping[str, Tensor]]:
@@ -98,7 +100,6 @@ class EWC(AbstractMethod):
 
 
 def _log_likelihood(session: Session) -> LogLikelihood:
-    session.model.eval()
     generator = torch.Generator().manual_seed(session.config.training.seed)
     only = takes_logits_to_keep(session.model)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from textanchor.training.trainable import trained_parameters
+from textanchor.vlm.modes import evaluating
 from textanchor.vlm.names import base_parameters, peft_layers, plain_parameters
 from textanchor.vlm.parts import VLMParts
 
@@ -82,21 +83,18 @@ class StartWeights:
             (layer.scaling, float(layer.scaling[ADAPTER]))  # pyright: ignore[reportIndexIssue, reportArgumentType]
             for layer in peft_layers(self.parts.model).values()
         ]
-        modes = {module: module.training for module in self.parts.model.modules()}
-        self.parts.model.eval()
         for name, start in self.full.items():
             now[name].data = start
         for scaling, _ in scalings:
             scaling[ADAPTER] = 0.0
         try:
-            yield
+            with evaluating(self.parts.model):
+                yield
         finally:
             for name, tensor in trained.items():
                 now[name].data = tensor
             for scaling, value in scalings:
                 scaling[ADAPTER] = value
-            for module, mode in modes.items():
-                module.training = mode
 
     def _update(self, name: str, start: Tensor, delta: Tensor) -> Update:
         return Update(name, self.parts.part_of(name), delta, float(start.norm()), float((start + delta).norm()))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from textanchor.errors import ModelError
+from textanchor.vlm.chat import REFUSALS
 from textanchor.vlm.names import unwrapped
 from textanchor.vlm.search import description
 
@@ -49,10 +50,17 @@ def _copied(module: Any, known: dict[int, Any]) -> Any:
 
 
 def require_causal(model: Any) -> None:
-    """Raise ModelError where the logits of a text depend on tokens that come later."""
+    """Raise ModelError where the logits of a text depend on tokens that come later, or where it needs an image."""
     ids_2L = torch.tensor([PROBE_IDS, (*PROBE_IDS[:-1], LAST_ID)], device=model.device)
-    with torch.inference_mode():
-        first, second = model(input_ids=ids_2L, attention_mask=torch.ones_like(ids_2L), use_cache=False).logits[:, :-1]
+    try:
+        with torch.inference_mode():
+            logits_2LV = model(input_ids=ids_2L, attention_mask=torch.ones_like(ids_2L), use_cache=False).logits
+    except REFUSALS as error:
+        raise ModelError(
+            f"{description(model)}: it takes no text without an image ({type(error).__name__}: {error}); leave the "
+            "suites of plain text and of language out"
+        ) from error
+    first, second = logits_2LV[:, :-1]
     if not torch.allclose(first, second, rtol=1e-3, atol=1e-3):
         raise ModelError(
             f"{description(model)}: it reads a text in both directions, so the log-likelihood of a text is not "

@@ -32,10 +32,8 @@ def run_texts(parts: VLMParts, ids_BL: Tensor, mask_BL: Tensor) -> None:
     inputs = {"input_ids": ids_BL, "attention_mask": mask_BL, "use_cache": False}
     config: Any = getattr(language_model, "config", None)
     if getattr(config, "is_encoder_decoder", False):
-        # what Bart makes itself; others (T5Gemma 2) ask for it
-        start_id = getattr(
-            config, "decoder_start_token_id", None
-        )  # T5Gemma 2 has none, and begins with its first token
+        # what Bart makes itself and others ask for; T5Gemma 2 has no start token, and begins with its first one
+        start_id = getattr(config, "decoder_start_token_id", None)
         start_B1 = ids_BL[:, :1] if start_id is None else torch.full_like(ids_BL[:, :1], start_id)
         inputs["decoder_input_ids"] = torch.cat([start_B1, ids_BL[:, :-1]], dim=1)
     _told(parts.model, language_model, inputs, "its language model takes no text alone", "leave it out: linears=[]")
